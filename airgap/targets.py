@@ -20,6 +20,8 @@ class Release:
     """Version (major.minor) of the distribution's own ``python3``."""
     glibc: str
     """Version of the distribution's C library: wheels and conda packages may need at most this."""
+    python_release: str
+    """Full version of the distribution's ``python3``: locks have markers that look at its last part."""
 
     @property
     def distribution(self) -> str:
@@ -30,10 +32,10 @@ class Release:
 RELEASES = {
     release.name: release
     for release in (
-        Release("debian-12", "bookworm", "3.11", "2.36"),
-        Release("debian-13", "trixie", "3.13", "2.41"),
-        Release("ubuntu-22.04", "jammy", "3.10", "2.35"),
-        Release("ubuntu-24.04", "noble", "3.12", "2.39"),
+        Release("debian-12", "bookworm", "3.11", "2.36", "3.11.2"),
+        Release("debian-13", "trixie", "3.13", "2.41", "3.13.5"),
+        Release("ubuntu-22.04", "jammy", "3.10", "2.35", "3.10.12"),
+        Release("ubuntu-24.04", "noble", "3.12", "2.39", "3.12.3"),
     )
 }
 

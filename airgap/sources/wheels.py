@@ -1,0 +1,158 @@
+"""Wheels from a Python package index: of each locked release the file that fits the target best."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from email.parser import HeaderParser
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from packaging.tags import Tag, compatible_tags, cpython_tags
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from airgap.errors import LockError, ResolutionError
+from airgap.sources.interface import Download, GeneratedFile, Source
+from airgap.sources.package_index import IndexFile, PackageIndex
+from airgap.sources.requirements_file import LockedRequirement, read_requirements
+from airgap.targets import Target
+
+# The C library that the oldest manylinux tags stand for.
+_LEGACY_TAGS = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
+_OLDEST_GLIBC = {"x86_64": 5, "aarch64": 17}
+_LONGEST_LICENCE = 100
+
+
+class WheelSource(Source):
+    """Wheels that hash-locked requirements files name."""
+
+    def __init__(self, index: PackageIndex) -> None:
+        self._index = index
+
+    def resolve(self, requirements: Path, target: Target, python: str) -> list[Download]:
+        """Return the wheels of the lock at *requirements* for *target* and the interpreter version *python*.
+
+        Raises LockError when the lock is no lock, and ResolutionError when a release has no wheel that fits.
+        """
+        locked = read_requirements(requirements, marker_environment(target, python))
+        ranking = {tag: rank for rank, tag in enumerate(wheel_tags(target, python))}
+        files = self._index.files(locked)
+        return [_choose(requirement, files[requirement.name], ranking, target, python) for requirement in locked]
+
+    def index(self, downloads: Sequence[Download], fetched: Mapping[str, Path]) -> Iterable[GeneratedFile]:
+        """Yield the simple index (PEP 503) over *downloads*; *fetched* is not needed."""
+        projects: dict[str, list[Download]] = {}
+        for download in downloads:
+            projects.setdefault(str(canonicalize_name(download.name)), []).append(download)
+        links = [(f"{name}/", name) for name in sorted(projects)]
+        yield GeneratedFile("mirror/pypi/simple/index.html", _html(links), "index")
+        for name, members in sorted(projects.items()):
+            links = [
+                (f"../../{quote(download.display_name)}#sha256={download.sha256}", download.display_name)
+                for download in sorted(members, key=lambda download: download.path)
+            ]
+            yield GeneratedFile(f"mirror/pypi/simple/{name}/index.html", _html(links), "index")
+
+
+def marker_environment(target: Target, python: str) -> dict[str, str]:
+    """Return the values of PEP 508's markers on *target* with the interpreter version *python*."""
+    parts = python.split(".")
+    minor = ".".join(parts[:2])
+    full = (
+        python if len(parts) > 2 else target.release.python_release if minor == target.release.python else f"{minor}.0"
+    )
+    return {
+        "implementation_name": "cpython",
+        "implementation_version": full,
+        "os_name": "posix",
+        "platform_machine": target.architecture,
+        "platform_python_implementation": "CPython",
+        "platform_release": "",
+        "platform_system": "Linux",
+        "platform_version": "",
+        "python_full_version": full,
+        "python_version": minor,
+        "sys_platform": "linux",
+        "extra": "",
+    }
+
+
+def wheel_tags(target: Target, python: str) -> Iterator[Tag]:
+    """Yield the tags of wheels that run on *target* with that interpreter, the best first."""
+    major, minor = (int(part) for part in python.split(".")[:2])
+    platforms = list(_platforms(target))
+    yield from cpython_tags((major, minor), platforms=platforms)
+    yield from compatible_tags((major, minor), interpreter=f"cp{major}{minor}", platforms=platforms)
+
+
+def _platforms(target: Target) -> Iterator[str]:
+    glibc_minor = int(target.release.glibc.partition(".")[2])
+    for minor in range(glibc_minor, _OLDEST_GLIBC[target.architecture] - 1, -1):
+        yield f"manylinux_2_{minor}_{target.architecture}"
+        if legacy := _LEGACY_TAGS.get((2, minor)):
+            yield f"{legacy}_{target.architecture}"
+    yield f"linux_{target.architecture}"
+
+
+def _choose(
+    requirement: LockedRequirement, files: Sequence[IndexFile], ranking: Mapping[Tag, int], target: Target, python: str
+) -> Download:
+    fitting: list[tuple[int, int, str, IndexFile]] = []
+    for file in files:
+        try:
+            name, _version, build, tags = parse_wheel_filename(file.file_name)
+        except InvalidWheelFilename:
+            continue  # a source archive
+        ranks = [ranking[tag] for tag in tags if tag in ranking]
+        if not ranks:
+            continue
+        if name != requirement.name:
+            raise LockError(f"The hashes of {requirement.name} {requirement.version} are those of {name}: lock again.")
+        # Of equal tags, the highest build number, and then the name so that the choice does not depend on the index.
+        fitting.append((min(ranks), -(build[0] if build else -1), file.file_name, file))
+    if not fitting:
+        raise ResolutionError(
+            f"{requirement.name} {requirement.version} has no wheel for {target.name} with Python {python} among the "
+            "files that the lock names: take a version that has one, or build the wheel and put it into your index."
+        )
+    file = min(fitting, key=lambda entry: entry[:3])[3]
+    return Download(
+        url=file.url,
+        path=f"mirror/pypi/{file.file_name}",
+        sha256=file.sha256,
+        size=file.size,
+        kind="wheel",
+        name=requirement.name,
+        version=requirement.version,
+    )
+
+
+def wheel_licence(path: Path) -> str | None:
+    """Return the licence that the wheel at *path* states in its METADATA, or None where it states none in a line.
+
+    Raises ResolutionError when the file is no wheel.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            metadata = next(
+                name for name in archive.namelist() if name.endswith(".dist-info/METADATA") and name.count("/") == 1
+            )
+            headers = HeaderParser().parsestr(archive.read(metadata).decode("utf-8", "replace"))
+    except (zipfile.BadZipFile, StopIteration, KeyError) as error:
+        raise ResolutionError(f"{path.name} is no wheel: use another package index, or lock again.") from error
+    for text in (headers["License-Expression"], headers["License"]):
+        stated = str(text or "").strip()
+        if stated and stated != "UNKNOWN" and len(stated) <= _LONGEST_LICENCE and "\n" not in stated:
+            return stated
+    classifiers = [str(value) for value in headers.get_all("Classifier", []) if str(value).startswith("License :: ")]
+    names = sorted({value.rpartition(" :: ")[2] for value in classifiers} - {"OSI Approved"})
+    return " OR ".join(names) if len(names) == 1 else ", ".join(names) or None
+
+
+def _html(links: Iterable[tuple[str, str]]) -> bytes:
+    rows = "".join(f'<a href="{escape(target)}">{escape(text)}</a><br>\n' for target, text in links)
+    return (
+        '<!DOCTYPE html>\n<html><head><meta name="pypi:repository-version" content="1.0"></head><body>\n'
+        f"{rows}</body></html>\n"
+    ).encode()

@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Build the software bundle for an airgapped cluster: ``python3 build-bundle.py``.
+
+Makes the builder's own virtual environment in the cache (once for each requirements/builder.txt), from hash-locked
+wheels, and hands over to airgap.cli in it. Standard library only, no root, no changes to the host but the cache.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parent
+_MARKER = "complete"
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
+def _cache(arguments: Sequence[str]) -> Path:
+    """Return the cache directory: --cache, else as airgap.cache.default_cache says."""
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--cache="):
+            return Path(argument.partition("=")[2]).expanduser()
+        if argument == "--cache" and position + 1 < len(arguments):
+            return Path(arguments[position + 1]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pag"
+
+
+def _has_venv() -> bool:
+    try:
+        import ensurepip  # noqa: F401  Debian packages it apart
+        import venv  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _make_environment(directory: Path, requirements: Path, quiet: bool) -> str | None:
+    """Make the virtual environment in *directory*; return what went wrong, or None."""
+    if not _has_venv():
+        package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+        return f"Python's venv module is not complete on this host: install it (apt install {package})."
+    if not quiet:
+        print("Preparing the builder's own environment", file=sys.stderr, flush=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    # The builder has its own environment: one that is active around it must not reach in.
+    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    python = directory / "bin" / "python"
+    # fmt: off
+    commands = (
+        [sys.executable, "-m", "venv", str(directory)],
+        [
+            str(python), "-m", "pip", "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--require-hashes",
+            "--only-binary", ":all:",
+            "--requirement", str(requirements),
+        ],
+    )
+    # fmt: on
+    for command in commands:
+        completed = subprocess.run(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if completed.returncode:
+            lines = [line for line in completed.stdout.splitlines() if line.strip()]
+            reason = next((line for line in reversed(lines) if line.startswith("ERROR:")), (lines or ["no reason"])[-1])
+            return (
+                f"the builder's own packages could not be installed ({reason.removeprefix('ERROR: ').rstrip('.')}): "
+                "check that pip reaches a package index (pip config debug) and start again."
+            )
+    (directory / _MARKER).touch()
+    return None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Hand over to the command line in the builder's environment; return an exit status only when that fails."""
+    if sys.version_info < (3, 10):  # noqa: UP036  this file is what an older Python is started with
+        return _fail(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}: start it with a newer one.")
+    requirements = _ROOT / "requirements" / "builder.txt"
+    try:
+        content = requirements.read_bytes()
+    except OSError as error:
+        return _fail(f"{requirements} cannot be read ({error.strerror}): use a complete checkout.")
+    digest = hashlib.sha256(content + f"{sys.version_info[:2]} {sys.executable}".encode()).hexdigest()[:12]
+    cache = _cache(arguments)
+    directory = cache / f"builder-{digest}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with (cache / f"builder-{digest}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (directory / _MARKER).exists() and (
+                problem := _make_environment(directory, requirements, "--quiet" in arguments)
+            ):
+                return _fail(problem)
+    except OSError as error:
+        return _fail(f"the cache {cache} cannot be written to ({error.strerror}): name another one with --cache.")
+    except KeyboardInterrupt:
+        print("Interrupted while preparing; start again to go on.", file=sys.stderr)
+        return 130
+    os.environ["PYTHONPATH"] = str(_ROOT)
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    python = str(directory / "bin" / "python")
+    os.execv(python, [python, "-m", "airgap.cli", *arguments])  # noqa: S606  this process has nothing left to do
+    raise AssertionError  # execv does not return
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from airgap.errors import ResolutionError
+from airgap.sources.files import checkout_files, flow_files
+
+CHECKOUT = {
+    "README.md", "install-pag-controller.sh", "ansible/main.yml", "ansible/inventory.yml.example", "airgap/__init__.py",
+    "airgap/sources/conda.py",
+}  # fmt: skip
+LEFT_AT_HOME = {
+    ".git/config", "demo.sh", "tests/test_x.py", "ansible/inventory.yml", "ansible/secrets.yml", "ansible/.ansible/x",
+    "ansible/roles/secrets.yml", "ansible/main.retry", "ansible/collections/x", "airgap/__pycache__/x.pyc",
+    "airgap/x.py~",
+}  # fmt: skip
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    for name in CHECKOUT | LEFT_AT_HOME:
+        path = tmp_path / "checkout" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name, encoding="utf-8")
+    (tmp_path / "checkout/install-pag-controller.sh").chmod(0o755)
+    return tmp_path / "checkout"
+
+
+def test_takes_what_belongs_to_a_bundle_and_nothing_private(checkout: Path) -> None:
+    files = {file.path: file for file in checkout_files(checkout)}
+    assert set(files) == CHECKOUT
+    assert files["install-pag-controller.sh"].executable
+    assert not files["README.md"].executable
+    assert files["airgap/sources/conda.py"].content == b"airgap/sources/conda.py"
+
+
+def test_an_incomplete_checkout(checkout: Path) -> None:
+    (checkout / "install-pag-controller.sh").unlink()
+    with pytest.raises(ResolutionError, match=r"install-pag-controller\.sh is missing"):
+        list(checkout_files(checkout))
+
+
+def test_links_are_refused(checkout: Path) -> None:
+    (checkout / "ansible/link").symlink_to("/etc/passwd")
+    with pytest.raises(ResolutionError, match=r"ansible/link is a symbolic link"):
+        list(checkout_files(checkout))
+
+
+def test_flows_travel_without_packs(tmp_path: Path) -> None:
+    flow = tmp_path / "my-flow"
+    (flow / "tests").mkdir(parents=True)
+    for name in ("main.py", "packed-env.tar", ".env", "tests/data.csv"):
+        (flow / name).touch()
+    assert [file.path for file in flow_files(flow)] == ["flows/my-flow/main.py", "flows/my-flow/tests/data.csv"]

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from servers import serve
+from wheels import make_wheel, simple_page
+
+from airgap.errors import ResolutionError
+from airgap.hashing import sha256_of_bytes
+from airgap.network import Network
+from airgap.sources.package_index import PackageIndex, parse_page
+from airgap.sources.requirements_file import LockedRequirement
+
+WHEEL = make_wheel("a", "1")
+NAME = "a-1-py3-none-any.whl"
+LOCKED = LockedRequirement("a", "1", frozenset({sha256_of_bytes(WHEEL)}))
+
+
+def index(url: str, cache: Path) -> PackageIndex:
+    return PackageIndex(Network(indexes=(url,), timeout=5), cache)
+
+
+def test_reads_json() -> None:
+    page = {
+        "files": [
+            {"filename": NAME, "url": f"../../files/{NAME}", "hashes": {"sha256": "0" * 64}, "size": 5},
+            {"filename": "a-0.whl", "url": "a-0.whl", "hashes": {"md5": "0"}},
+        ]
+    }
+    (file,) = parse_page(
+        json.dumps(page).encode(), "application/vnd.pypi.simple.v1+json", "https://i.invalid/simple/a/"
+    )
+    assert (file.file_name, file.url, file.sha256, file.size) == (NAME, f"https://i.invalid/files/{NAME}", "0" * 64, 5)
+
+
+def test_reads_html_with_a_base() -> None:
+    page = (
+        b'<html><head><base href="/files/"></head><a href="a%2Bcpu.whl#sha256=AB">x</a><a href="b#md5=1">b</a></html>'
+    )
+    (file,) = parse_page(page, "text/html; charset=utf-8", "https://i.invalid/simple/a/")
+    assert (file.file_name, file.url, file.sha256, file.size) == (
+        "a+cpu.whl",
+        "https://i.invalid/files/a%2Bcpu.whl",
+        "ab",
+        None,
+    )
+
+
+@pytest.mark.parametrize("content", [b"no json", b"{}", b'{"files": [{}]}', b"[]"])
+def test_refuses_json_of_another_kind(content: bytes) -> None:
+    with pytest.raises(ResolutionError, match="no list of files"):
+        parse_page(content, "application/json", "https://me:secret@i.invalid/simple/a/")
+
+
+def test_an_answer_is_remembered_without_the_network(tmp_path: Path) -> None:
+    with serve(files={"/simple/a/": simple_page({NAME: WHEEL})}) as server:
+        first = index(f"{server.url}/simple", tmp_path).files([LOCKED])
+        url = server.url
+    assert first["a"][0].url == f"{url}/files/{NAME}"
+    assert index(f"{url}/simple", tmp_path).files([LOCKED]) == first
+
+
+def test_addresses_with_credentials_are_not_remembered(tmp_path: Path) -> None:
+    with serve(files={"/simple/a/": simple_page({NAME: WHEEL})}) as server:
+        address = server.url.replace("//", "//me:secret@") + "/simple"
+        assert index(address, tmp_path).files([LOCKED])
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_further_indexes_are_asked_when_the_first_has_it_not(tmp_path: Path) -> None:
+    page = tmp_path / "more" / "a"
+    page.mkdir(parents=True)
+    (page / "index.html").write_bytes(simple_page({NAME: WHEEL}))
+    with serve() as server:
+        network = Network(indexes=(f"{server.url}/simple", (tmp_path / "more").as_uri()), timeout=5)
+        (file,) = PackageIndex(network, tmp_path / "cache").files([LOCKED])["a"]
+    assert file.url == f"{tmp_path.as_uri()}/files/{NAME}"
+
+
+def test_files_with_other_hashes_are_as_good_as_none(tmp_path: Path) -> None:
+    with (
+        serve(files={"/simple/a/": simple_page({NAME: b"other"})}) as server,
+        pytest.raises(ResolutionError, match="a 1: the package index has none of the files"),
+    ):
+        index(f"{server.url}/simple", tmp_path).files([LOCKED])
+
+
+def test_an_index_that_refuses_is_named_without_credentials(tmp_path: Path) -> None:
+    with serve(statuses=[401]) as server, pytest.raises(ResolutionError, match="answered 401") as raised:
+        index(server.url.replace("//", "//me:secret@") + "/simple", tmp_path).files([LOCKED])
+    assert "secret" not in str(raised.value)
