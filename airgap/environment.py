@@ -112,7 +112,9 @@ class Environment:
                 wheels=tuple(PackageFile(**entry) for entry in document["wheels"]),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise ManifestError(f"{origin} is no environment description ({error!r}): build the bundle again.") from error
+            raise ManifestError(
+                f"{origin} is no environment description ({error!r}): build the bundle again."
+            ) from error
         if environment.digest != document["digest"]:
             raise ManifestError(f"{origin} was changed after it was written (its digest differs): carry it over again.")
         return environment
