@@ -151,6 +151,7 @@ def _install_into(
     if directory.exists():
         shutil.rmtree(directory)  # left by a run that was interrupted
     _own_directory(cache)
+    cache.chmod(0o700)  # uv leaves lock files in it that anybody could write
     if cache.stat().st_dev != directory.parent.stat().st_dev:
         raise InstallationError(
             f"The cache {cache} and {directory.parent} are on different file systems, so that nothing can be shared "

@@ -92,9 +92,7 @@ def host_target(architecture: str, os_release: Path = Path("/etc/os-release")) -
 
     Raises UsageError when the host is none of the known targets.
     """
-    fields = dict(
-        line.split("=", 1) for line in os_release.read_text(encoding="utf-8").splitlines() if "=" in line
-    )
+    fields = dict(line.split("=", 1) for line in os_release.read_text(encoding="utf-8").splitlines() if "=" in line)
     identifier, version = (fields.get(key, "").strip("\"'") for key in ("ID", "VERSION_ID"))
     try:
         return parse_target(f"{identifier}-{version}-{architecture}")
