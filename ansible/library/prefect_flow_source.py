@@ -1,0 +1,185 @@
+#!/usr/bin/python
+"""Ansible module: what a flow directory on the controller asks for."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: prefect_flow_source
+short_description: Read a flow directory and check what can be checked without running it
+description:
+  - Reads the arguments of the flow playbook and, where there is one, the flow directory's C(prefect.yaml).
+  - Checks the entrypoint's form, file and function, and finds the environment that the flow runs in, for each target.
+  - Changes nothing.
+options:
+  flow_dir:
+    description: The flow directory.
+    type: path
+    required: true
+  entrypoint:
+    description: File and function, C(main.py:my_workflow).
+    type: str
+  work_pool:
+    description: Work pool; cpu-pool when neither this nor C(prefect.yaml) names one.
+    type: str
+  deployment_name:
+    description: Name of the deployment; the function's name when it is not given.
+    type: str
+  schedule:
+    description: Cron expression, recurrence rule, number of seconds, dictionary, or C(none).
+    type: raw
+  default_parameters:
+    description: Dictionary, or its JSON.
+    type: raw
+  tags:
+    description: List, its JSON, or words with commas between them.
+    type: raw
+  packed_env:
+    description: File with the packed environment, in the flow directory or with its full path.
+    type: str
+    default: packed-env.tar
+  root:
+    description: Where the bundle is installed on the controller.
+    type: path
+    default: /opt/pag
+attributes:
+  check_mode:
+    support: full
+author: pag
+"""
+
+EXAMPLES = r"""
+- name: Read the flow directory
+  prefect_flow_source:
+    flow_dir: /home/operator/flows/demo2
+    entrypoint: main.py:my_workflow
+"""
+
+RETURN = r"""
+flow:
+  description: name, directory, digest (of the code), files, and deployments.
+  type: dict
+  returned: always
+pack:
+  description: Path of the packed environment; none when the bundle has the flow's environment.
+  type: str
+  returned: always
+descriptions:
+  description: Paths of the descriptions of the bundle's environments for the flow, by target; empty with a pack.
+  type: dict
+  returned: always
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible.module_utils.flow_source import FlowSourceError, Request, read_flow
+
+# What an environment is resolved from: when it differs from the bundle's, the bundle's environment is another one.
+_LOCKS = ("pixi.lock", "requirements.txt")
+_RESERVED = ("prefect", "controller", "toolkit")
+
+
+def bundle_environments(root: Path, name: str, directory: Path) -> dict[str, str]:
+    """Return the descriptions of the bundle's environments for a flow, by target.
+
+    Raises FlowSourceError when the bundle has none, or one for other locks than the directory's.
+    """
+    # The manifest has one reader, which the bundle installed beside the packages.
+    sys.path.insert(0, str(root))
+    try:
+        from airgap.errors import ManifestError
+        from airgap.hashing import sha256_of_file
+        from airgap.manifest import MANIFEST_NAME, Manifest
+
+        manifest = Manifest.from_file(root / MANIFEST_NAME)
+    except (ImportError, OSError) as error:
+        raise FlowSourceError(f"There is no bundle below {root} ({error}): run install-pag-controller.sh.") from error
+    except ManifestError as error:
+        raise FlowSourceError(str(error)) from error
+    folder = f"flows/{name}"
+    descriptions = {
+        environment.target: str(root / environment.path)
+        for environment in manifest.environments
+        if environment.flow == folder
+    }
+    advice = "pack it with 'python3 build-bundle.py pack' on the connected machine and copy the pack there"
+    if not descriptions:
+        raise FlowSourceError(
+            f"The flow directory {directory} has no packed environment, and the bundle has none for a flow {name}: "
+            f"{advice}."
+        )
+    known = {file.path: file.sha256 for file in manifest.files}
+    for lock in _LOCKS:
+        path = directory / lock
+        found = sha256_of_file(path) if path.is_file() else None
+        if found != known.get(f"{folder}/{lock}"):
+            raise FlowSourceError(
+                f"{path} is not the one that the bundle's environment for {name} was made from: {advice}."
+            )
+    return descriptions
+
+
+def find_environment(request: Request, root: Path, name: str) -> tuple[str | None, dict[str, str]]:
+    """Return the path of the pack and the descriptions of the bundle's environments; one of the two is empty."""
+    directory = request.flow_dir.resolve()
+    pack = directory / request.packed_env
+    if pack.is_file():
+        return str(pack), {}
+    if request.packed_env != "packed-env.tar":
+        raise FlowSourceError(f"There is no packed environment {pack} on the controller: check packed_env.")
+    return None, bundle_environments(root, name, directory)
+
+
+def run(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the module's result. Raises FlowSourceError."""
+
+    def given(name: str) -> Any:
+        # An argument that is not given reaches a module as an empty text or as nothing, depending on the playbook.
+        return parameters[name] or None
+
+    request = Request(
+        flow_dir=Path(parameters["flow_dir"]).expanduser(),
+        entrypoint=given("entrypoint"),
+        work_pool=given("work_pool"),
+        deployment_name=given("deployment_name"),
+        schedule=parameters["schedule"],
+        default_parameters=parameters["default_parameters"],
+        tags=parameters["tags"],
+        packed_env=parameters["packed_env"],
+    )
+    flow = read_flow(request)
+    if flow["name"] in _RESERVED:
+        raise FlowSourceError(
+            f"A flow directory cannot be named {flow['name']}, as an environment of pag is: rename it."
+        )
+    pack, descriptions = find_environment(request, Path(parameters["root"]), flow["name"])
+    return {"changed": False, "flow": flow, "pack": pack, "descriptions": descriptions}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "flow_dir": {"type": "path", "required": True},
+            "entrypoint": {"type": "str"},
+            "work_pool": {"type": "str"},
+            "deployment_name": {"type": "str"},
+            "schedule": {"type": "raw"},
+            "default_parameters": {"type": "raw"},
+            "tags": {"type": "raw"},
+            "packed_env": {"type": "str", "default": "packed-env.tar"},
+            "root": {"type": "path", "default": "/opt/pag"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module.params))
+    except (FlowSourceError, OSError) as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()
