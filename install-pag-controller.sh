@@ -25,9 +25,15 @@ step() {
     printf '==> %s\n' "$*"
 }
 
-# The bundle's own Python code; -B because the unpacked bundle stays as it was verified.
+# The bundle's own Python code. -B because the unpacked bundle stays as it was verified; the prefix, because compiled code
+# that lies in it is nothing that was verified.
 bundle_python() {
-    (cd -- "$bundle" && env -u PYTHONHOME PYTHONPATH="$bundle" "$python" -B -m "$@")
+    (cd -- "$bundle" && env -u PYTHONHOME PYTHONPATH="$bundle" "$python" -B -X pycache_prefix=/nonexistent -m "$@")
+}
+
+# The toolkit's Python code. From /, because Python would take modules from the current directory first.
+toolkit_python() {
+    (cd / && env -u PYTHONHOME PYTHONPATH="$root/toolkit/current" "$python" -B -m "$@")
 }
 
 become_root() {
@@ -91,7 +97,7 @@ install_environment() {
         --mirror "$root/mirror" \
         --root "$root/toolkit" \
         --package "$root/airgap"
-    count_json env PYTHONPATH="$root/toolkit/current" "$python" -B -m airgap.install \
+    count_json toolkit_python airgap.install \
         --description "$root/environments/controller.$target.json" \
         --mirror "$root/mirror" \
         --root "$root/envs" \

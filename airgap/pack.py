@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "platform": environment.platform,
                 "prefect_version": environment.version_of("prefect"),
                 "changed": imported.changed,
+                "created": [str(path) for path in imported.created],
             }
         )
     )

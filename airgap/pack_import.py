@@ -36,7 +36,13 @@ class ImportedPack:
 
     description: Path
     environment: Environment
-    changed: bool
+    created: tuple[Path, ...]
+    """Files that came into being, or would: what a caller removes who finds that the environment is of no use."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was, or would be, written."""
+        return bool(self.created)
 
 
 def import_pack(
@@ -62,7 +68,8 @@ def import_pack(
     _check_locked(contents, flow_directory, known, target)
     _check_known_names(contents, known)
     missing = [package for package in contents.files if not _is_there(package, mirror)]
-    description = environments / f"{name}.{target.name}.json"
+    # By content, so that the description of what is deployed stays as long as that does.
+    description = environments / f"{environment.directory_name}.{target.name}.json"
     text = environment.to_json()
     described = description.is_file() and description.read_text(encoding="utf-8") == text
     if not check:
@@ -70,7 +77,8 @@ def import_pack(
         if not described:
             with _written(description) as stream:
                 stream.write(text.encode())
-    return ImportedPack(description, environment, changed=bool(missing) or not described)
+    created = [mirror / package.path for package in missing] + ([] if described else [description])
+    return ImportedPack(description, environment, tuple(created))
 
 
 def _environment(contents: PackContents, name: str, target: Target) -> Environment:

@@ -323,7 +323,8 @@ def test_command_line_prints_one_line_or_one_sentence(site: Site, capsys: pytest
     printed = json.loads(capsys.readouterr().out)
     assert printed["prefect_version"] == "3.8.8"
     assert printed["changed"] is True
-    assert Path(printed["description"]).name == "demo.debian-12-x86_64.json"
+    assert Path(printed["description"]).name == f"demo-{printed['digest'][:12]}.debian-12-x86_64.json"
+    assert printed["description"] in printed["created"]
     site.pack.write_bytes(b"")
     assert main(arguments) == 1
     assert capsys.readouterr().err.startswith(f"error: {site.pack} is no plain tar archive")
