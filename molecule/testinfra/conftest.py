@@ -1,0 +1,98 @@
+"""What the checks of running machines share.
+
+``PAG_CLUSTER`` names the cluster; without it, it is the one of molecule's scenario (``test-<scenario>``).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import testinfra
+from testinfra.host import Host
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+for directory in (REPOSITORY / "molecule/shared", REPOSITORY / "molecule/testinfra"):
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+
+from cluster_site import Secrets, secrets_of  # noqa: E402
+from guide import Guide  # noqa: E402
+from machines import Machines  # noqa: E402
+from prefect_api import PrefectApi  # noqa: E402
+
+SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
+
+# Modules in the order they run in: those that only look come before those that change something, and the count of the
+# attempts to leave comes last. A module that is not named here belongs to the scenario "default" alone.
+_FIRST = ("test_acceptance", "test_server", "test_workers", "test_environments", "test_outage", "test_flows", "test_ui")
+_LAST = ("test_join", "test_escapes")
+_IN_ALL_SCENARIOS = ("test_server", "test_environments", "test_flows", "test_escapes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def module(item: pytest.Item) -> str:
+        return item.path.stem
+
+    def rank(item: pytest.Item) -> int:
+        if module(item) in _FIRST:
+            return _FIRST.index(module(item))
+        if module(item) in _LAST:
+            return 200 + _LAST.index(module(item))
+        return 100
+
+    def wanted(item: pytest.Item) -> bool:
+        if module(item).startswith("test_scenario_"):
+            return module(item) == f"test_scenario_{SCENARIO}"
+        return SCENARIO == "default" or module(item) in _IN_ALL_SCENARIOS
+
+    chosen = sorted((item for item in items if wanted(item)), key=rank)
+    config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
+    items[:] = chosen
+
+
+@pytest.fixture(scope="session")
+def scenario() -> str:
+    """Name of molecule's scenario."""
+    return SCENARIO
+
+
+@pytest.fixture(scope="session")
+def machines() -> Machines:
+    """The cluster's machines."""
+    return Machines(os.environ.get("PAG_CLUSTER", f"test-{SCENARIO}"))
+
+
+@pytest.fixture(scope="session")
+def guide(machines: Machines) -> Guide:
+    """The README's commands, where the converging left off."""
+    return Guide(machines)
+
+
+@pytest.fixture(scope="session")
+def secrets(machines: Machines) -> Secrets:
+    """The cluster's logins."""
+    return secrets_of(machines)
+
+
+@pytest.fixture(scope="session")
+def on(machines: Machines) -> Callable[[str], Host]:
+    """Return testinfra's view of a machine, by the machine's name; its commands run as root."""
+    hosts: dict[str, Host] = {}
+
+    def connect(name: str) -> Host:
+        if name not in hosts:
+            hosts[name] = testinfra.get_host(f"ssh://{name}", ssh_config=machines.ssh_config, sudo=True)
+        return hosts[name]
+
+    return connect
+
+
+@pytest.fixture
+def api(machines: Machines, secrets: Secrets) -> Iterator[PrefectApi]:
+    """The server's API as an operator at a desk reaches it: through a tunnel to the controller."""
+    with machines.tunnel() as port:
+        yield PrefectApi(f"http://localhost:{port}/api", secrets.basic_auth)

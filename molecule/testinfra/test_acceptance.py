@@ -1,0 +1,55 @@
+"""What the playbooks said and did when the README's commands were typed: from the guide's record."""
+
+from __future__ import annotations
+
+import pytest
+from guide import Guide, Outcome
+
+_MAIN = ("controller-server", "controller-worker")
+
+
+def _of(guide: Guide, block: str, *, check: bool) -> list[Outcome]:
+    found = [outcome for outcome in guide.outcomes() if outcome.block == block and outcome.check == check]
+    if not found:
+        pytest.fail(f"{block} was not run {'with' if check else 'without'} --check")
+    return found
+
+
+@pytest.mark.parametrize("block", _MAIN)
+def test_check_on_virgin_machines_changes_nothing(guide: Guide, block: str) -> None:
+    first = _of(guide, block, check=True)[0]
+    assert first.returncode == 0, first.output[-3000:]
+    assert first.touched == []
+
+
+@pytest.mark.parametrize("block", [*_MAIN, "controller-flows"])
+def test_check_on_finished_machines_finds_nothing_to_do(guide: Guide, block: str) -> None:
+    last = _of(guide, block, check=True)[-1]
+    assert last.returncode == 0, last.output[-3000:]
+    assert {host: count for host, count in last.changed.items() if count} == {}
+    assert last.touched == []
+
+
+@pytest.mark.parametrize("block", [*_MAIN, "controller-flows"])
+def test_second_run_changes_nothing(guide: Guide, block: str) -> None:
+    first, second = _of(guide, block, check=False)[:2]
+    assert sum(first.changed.values()) > 0
+    assert {host: count for host, count in second.changed.items() if count} == {}
+    assert {host: count for host, count in second.failed.items() if count} == {}
+
+
+def test_second_run_of_the_main_playbook_is_quick(guide: Guide, capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = sum(_of(guide, block, check=False)[1].seconds for block in _MAIN)
+    with capsys.disabled():
+        print(f"\nThe second run of main.yml took {seconds:.1f} s")
+    assert seconds <= _SECOND_RUN_SECONDS
+
+
+def test_packages_travel_once(guide: Guide) -> None:
+    first, second = _of(guide, "controller-worker", check=False)[:2]
+    # What remains are Ansible's own modules, some hundred kilobytes for each task and node.
+    assert second.received < first.received / 10
+
+
+def test_the_flow_playbook_prints_the_deployments_name(guide: Guide) -> None:
+    assert "my-workflow/my_workflow" in _of(guide, "controller-flows", check=False)[0].output

@@ -1,0 +1,72 @@
+"""A worker joins a cluster that works; no other node is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import snapshot
+from cluster_site import CPU_WORKERS, SERVER, inventory
+from guide import CONTROLLER, Guide, Outcome
+from machines import Machines
+from prefect_api import PrefectApi, worker_of
+from test_server import assert_running
+from testinfra.host import Host
+
+On = Callable[[str], Host]
+
+NEW = "pag-worker-3"
+_OTHERS = (SERVER, *CPU_WORKERS)
+
+# What running services write by themselves.
+_ALIVE = r"/(opt/prefect/\.prefect|var/lib/prefect-server|var/cache/prefect-server|var/lib/nginx)(/|$)"
+
+
+@pytest.fixture(scope="module")
+def joined(machines: Machines, guide: Guide) -> tuple[Outcome, list[str]]:
+    """The outcome of the README's commands for a new node, and what changed on the other nodes."""
+    if NEW not in machines.addresses():
+        machines.testbed("add", NEW)
+    directory = "pag-software-bundle/ansible"
+    machines.write(CONTROLLER, f"{directory}/inventory.yml", inventory((*CPU_WORKERS, NEW)))
+    before = snapshot.take(machines, _OTHERS, also_ignore=_ALIVE)
+    outcome = guide.run("controller-join", values={"NEW_NODE": NEW})
+    return outcome, snapshot.differences(before, snapshot.take(machines, _OTHERS, also_ignore=_ALIVE))
+
+
+def test_the_playbook_ends_well(joined: tuple[Outcome, list[str]]) -> None:
+    assert joined[0].returncode == 0, joined[0].output[-3000:]
+
+
+def test_no_other_node_is_in_the_recap(joined: tuple[Outcome, list[str]]) -> None:
+    assert set(joined[0].changed) - {"localhost"} == {NEW}
+
+
+def test_no_other_node_is_touched(joined: tuple[Outcome, list[str]]) -> None:
+    assert joined[1] == []
+
+
+@pytest.mark.usefixtures("joined")
+def test_the_worker_runs(on: On, api: PrefectApi) -> None:
+    assert_running(on(NEW), "prefect-worker-cpu")
+    assert NEW in {worker["name"] for worker in api.workers("cpu-pool") if worker["status"] == "ONLINE"}
+
+
+@pytest.mark.usefixtures("joined")
+def test_it_has_every_flow_of_its_pools(on: On) -> None:
+    def environments(name: str) -> set[str]:
+        return set(on(name).check_output("ls /opt/prefect/envs").split())
+
+    assert environments(NEW) == environments("pag-worker-1")
+
+
+@pytest.mark.usefixtures("joined")
+def test_it_runs_flows_alone(machines: Machines, api: PrefectApi) -> None:
+    machines.testbed("stop", *CPU_WORKERS)
+    try:
+        run = api.start("my-workflow/my_workflow")
+        ended = api.wait(run)
+    finally:
+        machines.testbed("start", *CPU_WORKERS)
+    assert ended["state_type"] == "COMPLETED"
+    assert worker_of(ended) == NEW
