@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import base
+import control_groups
 from network import Network
 from places import remove_tree
 from process import TestbedError, run
@@ -153,7 +155,13 @@ class Machine:
             return
         with self.log.open("a") as log:
             subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=functools.partial(control_groups.enter, self.unit),  # noqa: PLW1509, this program has no threads
             )
 
     def request_stop(self) -> None:
@@ -181,6 +189,7 @@ class Machine:
             if time.monotonic() > deadline:
                 raise TestbedError(f"{self.unit} does not end: see the processes {self.processes()}.")
             time.sleep(0.05)
+        control_groups.remove(self.unit)
 
     def processes(self) -> list[int]:
         """Return the nspawn processes that run this machine; they are known by their root, which is nobody else's."""
