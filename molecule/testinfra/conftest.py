@@ -28,7 +28,16 @@ SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
 
 # Modules in the order they run in: those that only look come before those that change something, and the count of the
 # attempts to leave comes last. A module that is not named here belongs to the scenario "default" alone.
-_FIRST = ("test_acceptance", "test_server", "test_workers", "test_environments", "test_outage", "test_flows", "test_ui")
+_FIRST = (
+    "test_acceptance",
+    "test_server",
+    "test_workers",
+    "test_environments",
+    "test_outage",
+    "test_flows",
+    "test_redeploy",
+    "test_ui",
+)
 _LAST = ("test_join", "test_escapes")
 _IN_ALL_SCENARIOS = ("test_server", "test_environments", "test_flows", "test_escapes")
 

@@ -17,7 +17,7 @@ def _names(api: PrefectApi) -> dict[str, dict[str, object]]:
     return found
 
 
-def _log(api: PrefectApi, run: str, expected: str) -> str:
+def expect_in_log(api: PrefectApi, run: str, expected: str) -> str:
     """Return the run's log when *expected* is in it; what a run logs arrives in batches."""
     for _ in range(20):
         log = api.logs(run)
@@ -41,7 +41,7 @@ def test_every_deployment_runs(api: PrefectApi) -> None:
 def test_demo2_says_it_with_a_cow_from_its_own_environment(api: PrefectApi) -> None:
     run = api.start("my-workflow/my_workflow")
     assert api.wait(run)["state_type"] == "COMPLETED"
-    assert re.search(r"/opt/prefect/envs/demo2-[0-9a-f]{12}/env/bin/python", _log(api, run, re.escape("^__^")))
+    assert re.search(r"/opt/prefect/envs/demo2-[0-9a-f]{12}/env/bin/python", expect_in_log(api, run, re.escape("^__^")))
 
 
 def test_gpu_runs_go_to_gpu_workers(api: PrefectApi) -> None:
