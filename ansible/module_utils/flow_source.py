@@ -151,7 +151,8 @@ def parse_schedule(value: Any) -> list[dict[str, Any]]:
     expression or a rule is valid is for Prefect to say. Raises FlowSourceError.
     """
     value = _decoded(value)
-    if value in (None, "", "none", "None", "off", False):
+    # By identity: 0 equals False, and is no way to say that there is none.
+    if value is None or value is False or (isinstance(value, str) and value in ("", "none", "None", "off")):
         return []
     if isinstance(value, list):
         return [schedule for entry in value for schedule in parse_schedule(entry)]

@@ -19,7 +19,9 @@ echo "Installing ${missing[*]}" >&2
 log=$(mktemp)
 export DEBIAN_FRONTEND=noninteractive
 # An archive of somebody else's that does not answer is no reason to stop: the installation decides.
-apt-get update >"$log" 2>&1 || true
+if ! apt-get update >"$log" 2>&1; then
+  echo "Not every archive of this host's apt sources answers; going on with those that do." >&2
+fi
 if ! apt-get install --yes --no-install-recommends --no-upgrade "${missing[@]}" >>"$log" 2>&1; then
   tail -n 20 "$log" >&2
   echo "These packages could not be installed: ${missing[*]}; the log is $log." >&2

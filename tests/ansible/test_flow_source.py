@@ -81,6 +81,7 @@ def test_no_schedule(value: Any) -> None:
     ("value", "message"),
     [
         ("-5", "no positive number of seconds"),
+        ("0", "no positive number of seconds"),
         ({"cron": "* * * * *", "interval": 5}, "exactly one of cron, interval and rrule"),
         ({"cron": "* * * * *", "tz": "UTC"}, "does not know tz"),
         (True, "neither a cron expression"),
