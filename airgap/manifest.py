@@ -77,11 +77,24 @@ class Manifest:
     targets: tuple[ManifestTarget, ...]
     environments: tuple[ManifestEnvironment, ...]
     files: tuple[ManifestFile, ...]
+    """What travels."""
+    base: str | None = None
+    """SHA-256 of the have.json that a delta was built against; None for a bundle that holds everything."""
+    relies_on: tuple[ManifestFile, ...] = ()
+    """What belongs to the state that the bundle describes, but does not travel: the site has it."""
+
+    @property
+    def all_files(self) -> tuple[ManifestFile, ...]:
+        """The complete state: what travels and what the site has."""
+        return self.files + self.relies_on
 
     def to_json(self) -> str:
         """Return the manifest as JSON; the same manifest gives the same text."""
         document = {"format_version": FORMAT_VERSION} | asdict(self)
-        document["files"] = sorted(document["files"], key=lambda entry: entry["path"])
+        for key in ("files", "relies_on"):
+            document[key] = sorted(document[key], key=lambda entry: entry["path"])
+        if self.base is None:
+            del document["base"], document["relies_on"]
         return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
     @classmethod
@@ -105,6 +118,8 @@ class Manifest:
                 targets=tuple(ManifestTarget(**entry) for entry in document["targets"]),
                 environments=tuple(ManifestEnvironment(**entry) for entry in document["environments"]),
                 files=tuple(ManifestFile(**entry) for entry in document["files"]),
+                base=document.get("base"),
+                relies_on=tuple(ManifestFile(**entry) for entry in document.get("relies_on", ())),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ManifestError(f"{origin} is no bundle manifest ({error!r}): build the bundle again.") from error

@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 from airgap.archive import write_archive
-from airgap.build import with_lists
+from airgap.assemble import with_lists
 from airgap.hashing import sha256_of_bytes
 from airgap.manifest import Manifest, ManifestFile, ManifestTarget
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from bundles import make_archive
 
-from airgap import cli
+from airgap import cli, cli_build
 from airgap.errors import AirgapError
 from airgap.plan import BuildOptions
 
@@ -17,10 +17,10 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[BuildOptions]:
     caught: list[BuildOptions] = []
 
     def build(options: argparse.Namespace) -> int:
-        caught.append(cli._options(options))
+        caught.append(cli_build.build_options(options))
         return 0
 
-    monkeypatch.setattr(cli, "_build", build)
+    monkeypatch.setattr(cli_build, "run", build)
     return caught
 
 
@@ -77,7 +77,7 @@ def test_errors_are_caught_once(
     def fail(_options: object) -> int:
         raise raised
 
-    monkeypatch.setattr(cli, "_build", fail)
+    monkeypatch.setattr(cli_build, "run", fail)
     assert cli.main([]) == status
     assert text in capsys.readouterr().err
 
@@ -97,5 +97,5 @@ def test_verify_and_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_pack_is_for_one_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["pack", str(tmp_path), "--target", "debian-12", "--target", "debian-13"]) == 1
+    assert cli.main(["pack-flow", str(tmp_path), "--target", "debian-12", "--target", "debian-13"]) == 1
     assert "one target" in capsys.readouterr().err
