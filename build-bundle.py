@@ -25,13 +25,33 @@ def _fail(message: str) -> int:
     return 1
 
 
+def _values(arguments: Sequence[str], option: str) -> list[str]:
+    """Return what *arguments* give for *option*, each time that it is there."""
+    values = []
+    for position, argument in enumerate(arguments):
+        if argument.startswith(f"{option}="):
+            values.append(argument.partition("=")[2])
+        elif argument == option and position + 1 < len(arguments):
+            values.append(arguments[position + 1])
+    return values
+
+
+def _pip_variables(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the variables that tell pip what *arguments* say of the network, where they do."""
+    variables: dict[str, str] = {}
+    if indexes := _values(arguments, "--index"):
+        # Empty is an answer too: the indexes that pip is configured for besides are not asked then.
+        variables |= {"PIP_INDEX_URL": indexes[0], "PIP_EXTRA_INDEX_URL": " ".join(indexes[1:])}
+    for option, name in (("--proxy", "PIP_PROXY"), ("--ca-file", "PIP_CERT")):
+        if values := _values(arguments, option):
+            variables[name] = values[-1]
+    return variables
+
+
 def _cache(arguments: Sequence[str]) -> Path:
     """Return the cache directory: --cache, else as airgap.cache.default_cache says."""
-    for position, argument in enumerate(arguments):
-        if argument.startswith("--cache="):
-            return Path(argument.partition("=")[2]).expanduser()
-        if argument == "--cache" and position + 1 < len(arguments):
-            return Path(arguments[position + 1]).expanduser()
+    for value in _values(arguments, "--cache"):
+        return Path(value).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pag"
 
 
@@ -44,16 +64,17 @@ def _has_venv() -> bool:
     return True
 
 
-def _make_environment(directory: Path, requirements: Path, quiet: bool) -> str | None:
+def _make_environment(directory: Path, requirements: Path, arguments: Sequence[str]) -> str | None:
     """Make the virtual environment in *directory*; return what went wrong, or None."""
     if not _has_venv():
         package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
         return f"Python's venv module is not complete on this host: install it (apt install {package})."
-    if not quiet:
+    if "--quiet" not in arguments:
         print("Preparing the builder's own environment", file=sys.stderr, flush=True)
     shutil.rmtree(directory, ignore_errors=True)
     # The builder has its own environment: one that is active around it must not reach in.
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    variables |= _pip_variables(arguments)
     python = directory / "bin" / "python"
     # fmt: off
     commands = (
@@ -73,6 +94,10 @@ def _make_environment(directory: Path, requirements: Path, quiet: bool) -> str |
         if completed.returncode:
             lines = [line for line in completed.stdout.splitlines() if line.strip()]
             reason = next((line for line in reversed(lines) if line.startswith("ERROR:")), (lines or ["no reason"])[-1])
+            # pip masks passwords, but shows tokens in paths.
+            from airgap.addresses import redact_text
+
+            reason = redact_text(reason)
             return (
                 f"the builder's own packages could not be installed ({reason.removeprefix('ERROR: ').rstrip('.')}): "
                 "check that pip reaches a package index (pip config debug) and start again."
@@ -98,7 +123,7 @@ def main(arguments: Sequence[str]) -> int:
         with (cache / f"builder-{digest}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (directory / _MARKER).exists() and (
-                problem := _make_environment(directory, requirements, "--quiet" in arguments)
+                problem := _make_environment(directory, requirements, arguments)
             ):
                 return _fail(problem)
     except OSError as error:

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Make this host the controller: run it from the unpacked bundle, as a user who may use sudo.
+# Make this host the controller, as a user who may use sudo. Needs no network, and can be run again at any time: what is
+# done already is left alone, what was interrupted is done again.
 #
-# Verifies every file of the bundle before it changes anything, needs no network, and can be run again at any time:
-# what is done already is left alone, what was interrupted is done again.
+#   bash install-pag-controller.sh [--with DIR]...            in an unpacked bundle
+#   bash install-pag-controller.sh [--with DIR]... [DIR]...   elsewhere: unpack the volumes that are in these directories
+#                                                             (default: the script's own) to ./pag-software-bundle first
+#
+# --with names another unpacked bundle, which may have files that this one relies on.
+# Verifies every file of the bundle, and refuses what can be refused, before it changes anything.
 set -euo pipefail
 
 readonly root=/opt/pag
@@ -10,11 +15,16 @@ readonly environment=$root/controller-env
 readonly programs=(ansible ansible-config ansible-doc ansible-inventory ansible-playbook ansible-vault)
 readonly program_directory=/usr/local/bin
 readonly python=/usr/bin/python3
+readonly lock_file=/run/lock/pag-controller.lock
+readonly bundle_name=pag-software-bundle
 
-bundle=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-readonly bundle
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+readonly here
+bundle=$here
 changed=no
 lock=
+others=()
+directories=()
 
 fail() {
     printf 'error: %s\n' "$*" >&2
@@ -24,6 +34,117 @@ fail() {
 step() {
     printf '==> %s\n' "$*"
 }
+
+read_arguments() {
+    while (($#)); do
+        case $1 in
+            --with)
+                (($# > 1)) || fail "--with needs the directory of an unpacked bundle."
+                set -- "--with=$2" "${@:3}"
+                ;;
+            --with=*)
+                [[ -f ${1#*=}/manifest.json ]] || fail "${1#*=} is no unpacked bundle: name one with --with, or leave it out."
+                others+=("$(realpath -- "${1#*=}")")
+                shift
+                ;;
+            -h | --help)
+                sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' -- "${BASH_SOURCE[0]}"
+                exit 0
+                ;;
+            -*) fail "$1 is no option: see --help." ;;
+            *)
+                [[ -d $1 ]] || fail "$1 is no directory: name the directories that have the bundle's volumes."
+                directories+=("$(realpath -- "$1")")
+                shift
+                ;;
+        esac
+    done
+}
+
+# --- Volumes
+
+# The index of the volumes. Every disc may have one; they must be of the same bundle.
+find_index() {
+    local directory candidate found=
+    for directory in "${directories[@]}"; do
+        for candidate in "$directory"/*.tar.gz.sha256; do
+            [[ -z $found ]] || cmp --silent -- "$found" "$candidate" \
+                || fail "$found and $candidate are of two bundles: name the directories of one."
+            found=$candidate
+        done
+    done
+    [[ -n $found ]] || fail "neither an unpacked bundle nor the index of volumes (*.tar.gz.sha256) is in ${directories[*]}: name the directories that have the volumes, or unpack the bundle and run the script there."
+    printf '%s\n' "$found"
+}
+
+# Prints where the volume is, when it is whole; else says on standard error what is wrong with it.
+find_volume() {
+    local name=$1 sha256=$2 directory actual damaged=
+    for directory in "${directories[@]}"; do
+        [[ -f $directory/$name ]] || continue
+        actual=$(sha256sum < "$directory/$name") || actual=unreadable
+        if [[ ${actual%% *} == "$sha256" ]]; then
+            printf '%s\n' "$directory/$name"
+            return
+        fi
+        damaged=$directory/$name
+    done
+    if [[ -n $damaged ]]; then
+        printf '    damaged: %s\n' "$damaged" >&2
+    else
+        printf '    missing: %s\n' "$name" >&2
+    fi
+    return 1
+}
+
+# Sets volumes to the paths of all volumes, in order; refuses when one is missing or damaged, naming all of them.
+find_volumes() {
+    local index=$1 archive sha256 name path faults=0
+    archive=$(basename -- "$index" .sha256)
+    volumes=()
+    while read -r sha256 name; do
+        [[ $sha256 =~ ^[0-9a-f]{64}$ && $name == "$archive"?(.+([0-9])) ]] \
+            || fail "$index is no index of volumes: copy it over again."
+        [[ $name != "$archive" ]] || continue
+        if path=$(find_volume "$name" "$sha256"); then
+            step "$path is whole"
+            volumes+=("$path")
+        else
+            faults=$((faults + 1))
+        fi
+    done < "$index"
+    ((faults == 0)) || fail "$faults of $((faults + ${#volumes[@]})) volumes are missing or damaged, see above: copy them over, and name all directories that have volumes."
+    ((${#volumes[@]} > 0)) || fail "$index names no volumes: copy it over again."
+}
+
+# Unpacks the volumes to ./pag-software-bundle. What is there already stays as it is until all is verified and checked;
+# then the new files take the place of the old ones, and the operator's own files stay.
+unpack_volumes() {
+    local destination=$PWD/$bundle_name part=$PWD/.$bundle_name.part index hold volumes
+    [[ ! -f manifest.json ]] || fail "$PWD is an unpacked bundle: go to the directory above it, and run this there."
+    [[ -w . ]] || fail "$PWD cannot be written to: go to a directory where the bundle can be unpacked."
+    [[ ! -e $destination || -f $destination/manifest.json ]] \
+        || fail "$destination is there and is no unpacked bundle: move it away."
+    step "checking the volumes"
+    index=$(find_index) || exit 1
+    find_volumes "$index"
+    exec {hold}< .
+    flock --nonblock "$hold" || fail "another installation unpacks a bundle in $PWD: wait for it."
+    step "unpacking ${#volumes[@]} volumes"
+    rm --recursive --force -- "$part"
+    mkdir -- "$part"
+    # The volumes one after the other are the archive; nothing joins them on the disk.
+    cat -- "${volumes[@]}" | tar --extract --gzip --no-same-owner --directory "$part" --strip-components 1 \
+        || fail "the volumes could not be unpacked; make room in $PWD, and run this again."
+    bundle=$part
+    check
+    wait_for_lock
+    bundle_python airgap.controller move "$part" "$destination" > /dev/null || exit 1
+    exec {hold}<&-
+    exec bash "$destination/install-pag-controller.sh" "${others[@]/#/--with=}"
+}
+
+# --- The bundle
 
 # The bundle's own Python code. -B because the unpacked bundle stays as it was verified; the prefix, because compiled code
 # that lies in it is nothing that was verified.
@@ -36,36 +157,57 @@ toolkit_python() {
     (cd / && env -u PYTHONHOME PYTHONPATH="$root/toolkit/current" "$python" -B -m "$@")
 }
 
+# What installs or checks the bundle: airgap.controller with the bundles that it may rely on.
+controller() {
+    local command=$1
+    bundle_python airgap.controller "$command" "$bundle" "$root" "${others[@]/#/--with=}"
+}
+
 become_root() {
     [[ $EUID -ne 0 ]] || return 0
     command -v sudo > /dev/null || fail "needs root, and there is no sudo: run it as root."
-    exec sudo -- bash "$bundle/install-pag-controller.sh" "$@" || fail "sudo does not work here: run it as root."
+    exec sudo -- bash "$bundle/install-pag-controller.sh" "${others[@]/#/--with=}" \
+        || fail "sudo does not work here: run it as root."
 }
 
 # Everything that can be refused is refused here, before anything is changed.
 check() {
-    [[ -x $python ]] || fail "$python is missing: install the distribution's package python3."
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-        || fail "$python is older than 3.10: use a supported release (see README.md)."
-    [[ -f $bundle/manifest.json ]] || fail "$bundle is no unpacked bundle (it has no manifest.json): unpack the bundle and run it there."
-    local program link
+    local program link other
+    step "verifying the bundle"
+    # All of these say themselves what is wrong.
+    bundle_python airgap.controller verify "$bundle" "$root" || exit 1
+    for other in "${others[@]}"; do
+        step "verifying $other"
+        bundle_python airgap.controller verify "$other" "$root" || exit 1
+    done
+    target=$(controller check) || exit 1
     for program in "${programs[@]}"; do
         link=$program_directory/$program
         if [[ -e $link && ! -L $link ]] || [[ -L $link && $(readlink -- "$link") != "$root"/* ]]; then
             fail "$link is another Ansible's: move it away and run this again."
         fi
     done
-    step "verifying the bundle"
-    # Both say themselves what is wrong.
-    bundle_python airgap.verify "$bundle" || exit 1
-    target=$(bundle_python airgap.controller check "$bundle" "$root") || exit 1
-    readonly target
+}
+
+check_python() {
+    [[ -x $python ]] || fail "$python is missing: install the distribution's package python3."
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+        || fail "$python is older than 3.10: use a supported release (see README.md)."
 }
 
 # Waits for another installation, or for what an interrupted one left running.
 hold_lock() {
-    exec {lock}> /run/lock/pag-controller.lock
+    exec {lock}> "$lock_file"
     flock "$lock"
+}
+
+# The same, without being root: before a directory changes that it may be reading.
+wait_for_lock() {
+    local other
+    [[ -e $lock_file ]] || return 0
+    exec {other}< "$lock_file"
+    flock "$other"
+    exec {other}<&-
 }
 
 # Notes whether a command that prints its number of changes changed anything.
@@ -135,21 +277,35 @@ Next:
 NEXT
 }
 
-main() {
-    become_root "$@"
-    umask 022
-    export LC_ALL=C.UTF-8
-    check
+install_bundle() {
+    become_root
     hold_lock
+    check
     step "installing packages below $root"
-    count bundle_python airgap.controller populate "$bundle" "$root"
+    count controller populate
     step "installing Debian packages"
     install_packages
     step "installing Ansible"
     install_environment
     link_programs
-    count bundle_python airgap.controller finish "$bundle" "$root"
+    count controller finish
     say_what_next
+}
+
+main() {
+    umask 022
+    shopt -s nullglob
+    export LC_ALL=C.UTF-8
+    read_arguments "$@"
+    check_python
+    if [[ ! -f $here/manifest.json ]]; then
+        ((${#directories[@]} > 0)) || directories=("$here")
+        unpack_volumes
+    elif ((${#directories[@]} > 0)); then
+        fail "$here is an unpacked bundle: run the script without directories, or the one that came with the volumes."
+    else
+        install_bundle
+    fi
 }
 
 main "$@"

@@ -1,4 +1,7 @@
-"""The builder's cache of files, by their SHA-256. A hit is hashed again before it is used."""
+"""The builder's cache of files, by their SHA-256.
+
+A hit is hashed again before it is used, or, where it is only copied, on the way: what is damaged never gets anywhere.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,20 @@ class Cache:
         path = self.path(sha256)
         try:
             if sha256_of_file(path) == sha256:
+                return path
+        except FileNotFoundError:
+            return None
+        path.unlink(missing_ok=True)
+        return None
+
+    def present(self, sha256: str, size: int | None) -> Path | None:
+        """Return the file with that hash if it is there, without hashing it: for what is hashed while it is copied.
+
+        One that has not *size* bytes, where that is known, is removed.
+        """
+        path = self.path(sha256)
+        try:
+            if size in (None, path.stat().st_size):
                 return path
         except FileNotFoundError:
             return None

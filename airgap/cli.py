@@ -13,7 +13,7 @@ from airgap.errors import AirgapError
 
 _PROGRAM = "build-bundle.py"
 _INTERRUPTED = 130
-_COMMANDS = ("verify", "inspect", "pack-flow")
+_COMMANDS = ("verify", "inspect", "diff", "pack-flow")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,23 +5,36 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from airgap import __version__
 from airgap.cache import default_cache
 from airgap.cli_output import make_progress, say
+from airgap.config import CONFIG_NAME, pixi_mirrors, settings
+from airgap.delta import Base, read_base
 from airgap.errors import UsageError
-from airgap.plan import BuildOptions, find_flows
+from airgap.manifest import PACKAGE_KINDS, Kind, Manifest
+from airgap.network import Network, NetworkOptions, pip_network
+from airgap.plan import PIXI_ENVIRONMENT, BuildOptions, find_flows
 from airgap.progress import human_size
+from airgap.sources.apt import host_proxies
+from airgap.sources.apt_archives import AptRepository
+from airgap.sources.conda import CondaExtra
 from airgap.targets import RELEASES, Target, host_target, parse_target
+from airgap.volumes import parse_size
 
 if TYPE_CHECKING:
     from airgap.build import Result
+    from airgap.resolve import Contents
 
 _ROOT = Path(__file__).resolve().parent.parent
 _DEFAULT_OUTPUT = Path("pag-software-bundle.tar.gz")
+# Keys of bundle.toml that packing a flow heeds too.
+_SHARED_KEYS = frozenset({"targets", "python", "mirrors", "indexes", "proxy", "no-proxy", "ca-file", "cache"})
 
 
 def parser(program: str) -> argparse.ArgumentParser:
@@ -29,7 +42,7 @@ def parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
         description="Build the bundle with all software of an airgapped Prefect cluster.",
-        epilog="Other commands: verify BUNDLE, inspect BUNDLE, pack-flow FLOW_DIR (each has its own --help).",
+        epilog="Other commands: verify BUNDLE, inspect BUNDLE, diff OLD NEW, pack-flow FLOW_DIR (each has --help).",
     )
     add_build_options(parser)
     parser.add_argument(
@@ -44,23 +57,80 @@ def parser(program: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="[RELEASE=]URL",
-        help="archive to take Debian packages from (repeatable; default: as this host's apt sources say)",
+        help="archive to take Debian packages from, the next one where one fails (repeatable; default: as this host's "
+        "apt sources say)",
+    )
+    parser.add_argument(
+        "--apt-repository",
+        action="append",
+        default=[],
+        metavar="FIELDS",
+        help="another repository of Debian packages: 'uri=URL suite=SUITE components=A,B signed-by=KEYRING "
+        "packages=A,B targets=A,B' (repeatable)",
+    )
+    parser.add_argument(
+        "--extra-deb",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a Debian package to carry too, with what it depends on (repeatable)",
+    )
+    parser.add_argument(
+        "--extra-wheels",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a hash-locked requirements file whose wheels to carry too (repeatable)",
+    )
+    parser.add_argument(
+        "--extra-conda",
+        action="append",
+        default=[],
+        metavar="FIELDS",
+        help="conda packages to carry too: 'lock=PIXI_LOCK environment=NAME', or 'url=URL sha256=DIGITS' (repeatable)",
     )
     parser.add_argument(
         "--output",
         "-o",
         type=Path,
-        default=_DEFAULT_OUTPUT,
         metavar="FILE",
-        help="archive to write (default: %(default)s)",
+        help=f"archive to write (default: {_DEFAULT_OUTPUT})",
     )
     parser.add_argument(
         "--version",
-        default=os.environ.get("BUNDLE_VERSION") or __version__,
         metavar="TEXT",
-        help="version to give the bundle (default: BUNDLE_VERSION from the environment, or pag's own, %(default)s)",
+        help="version to give the bundle (default: BUNDLE_VERSION from the environment, bundle.toml's, or pag's own, "
+        f"{__version__})",
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be fetched and how large it is")
+    parser.add_argument("--dry-run", action="store_true", help="say what would travel and what would be fetched")
+    parser.add_argument(
+        "--since",
+        type=Path,
+        metavar="HAVE_JSON",
+        help="build only what the site lacks that this have.json is of; without --target, for the site's targets",
+    )
+    parser.add_argument(
+        "--have-signers",
+        type=Path,
+        metavar="FILE",
+        help="allowed signers (ssh-keygen(1)), one of whom must have signed the have.json (in HAVE_JSON.sig)",
+    )
+    parser.add_argument(
+        "--sign-key",
+        type=Path,
+        metavar="FILE",
+        help="sign the bundle with this key of OpenSSH's; ssh-keygen asks for its passphrase, or ssh-agent has it",
+    )
+    parser.add_argument(
+        "--split-size",
+        metavar="SIZE",
+        help="write volumes that are each smaller than SIZE, such as 700M or 4G (1024-based), and not one archive",
+    )
+    parser.add_argument(
+        "--system-updates",
+        action="store_true",
+        help="include the distribution's security updates for the nodes that the have.json tells of",
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -70,9 +140,8 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--python",
         choices=("auto", "conda", "system"),
-        default="auto",
         help="conda: Python is a conda package, from pixi.lock; system: the nodes' own Python, with wheels from "
-        "requirements.txt; auto: conda where the channels answer, else system (default: %(default)s)",
+        "requirements.txt; auto: conda where the channels answer, else system (default: auto)",
     )
     parser.add_argument(
         "--target",
@@ -87,14 +156,39 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=URL",
-        help="take the conda channel NAME (or its address) from URL, a mirror or file:// (repeatable)",
+        help="take the conda channel NAME, or addresses that begin with NAME, from URL, a mirror or file:// "
+        "(repeatable; the same NAME again for the mirror to try next)",
+    )
+    parser.add_argument(
+        "--index",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="simple Python package index, the next one where one fails (repeatable; default: as pip is configured)",
+    )
+    parser.add_argument(
+        "--proxy", metavar="URL", help="proxy for everything (default: as pip, apt and the environment say)"
+    )
+    parser.add_argument(
+        "--no-proxy", action="append", default=[], metavar="HOST", help="host or domain without a proxy (repeatable)"
+    )
+    parser.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        help="certificate authorities to trust (default: as pip, apt and the environment say)",
     )
     parser.add_argument(
         "--cache",
         type=Path,
-        default=default_cache(),
         metavar="DIR",
-        help="where downloads are kept (default: %(default)s)",
+        help=f"where downloads are kept (default: {default_cache()})",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"file with these options (default: {CONFIG_NAME} beside build-bundle.py, where there is one); "
+        "docs/building.md has its keys",
     )
     parser.add_argument("--quiet", "-q", action="store_true", help="print errors only")
 
@@ -102,38 +196,102 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Build, or say what would be built; return the exit status."""
     from airgap.build import build
-    from airgap.network import pip_network
 
     progress = make_progress(options.quiet)
     asked = build_options(options)
-    result = build(asked, pip_network(), progress, lambda choice: say(options.quiet, str(choice)))
+    result = build(asked, network_of(asked), progress, lambda choice: say(options.quiet, str(choice)))
+    if asked.base is not None:
+        say(options.quiet, _reliance(result.manifest))
+    if asked.system_updates:
+        say(options.quiet, _updates(result.contents))
     if asked.dry_run:
         _print_dry_run(result)
     else:
         say(options.quiet, f"digest {result.digest} (SHA-256 of SHA256SUMS)")
-        say(options.quiet, f"{result.output}: {human_size(result.size)}. {result.choice}")
+        volumes = f"{result.volumes} volumes, " if result.volumes else ""
+        say(options.quiet, f"{result.output}: {volumes}{human_size(result.size)}. {result.choice}")
     return 0
 
 
 def build_options(options: argparse.Namespace, flows: tuple[Path, ...] | None = None) -> BuildOptions:
-    """Return the build's options; raise UsageError for what cannot be meant."""
+    """Return the build's options, of the command line and of bundle.toml; raise UsageError for what cannot be meant.
+
+    With *flows*, those are packed, and only what building and packing share is looked at.
+    """
+    given = settings(options, _ROOT, None if flows is None else _SHARED_KEYS)
     if flows is None:
-        flows = tuple(flow.resolve() for flow in options.flow) if options.flow else tuple(find_flows(_ROOT))
-    output = options.output.expanduser()
+        flows = tuple(Path(flow).resolve() for flow in given.get("flows", ())) or tuple(find_flows(_ROOT))
+        output = Path(given.get("output", _DEFAULT_OUTPUT))
+    else:
+        output = options.output.expanduser()
     if output.is_dir():
         raise UsageError(f"{output} is a directory: name the file to write with --output.")
+    base = _base(_path(given, "since"), _path(given, "have-signers"))
     return BuildOptions(
         root=_ROOT,
-        cache=options.cache.expanduser().resolve(),
+        cache=Path(given.get("cache", default_cache())).resolve(),
         output=output,
-        targets=_targets(options.target),
-        python=options.python,
+        targets=_targets(given.get("targets") or (base.have.targets if base else ())),
+        python=given.get("python", "auto"),
         flows=flows,
-        channels=dict(_pair(text, "--channel") for text in options.channel),
-        apt_mirrors=dict(_mirror(text) for text in getattr(options, "apt_mirror", [])),
-        version=getattr(options, "version", ""),
+        channels=pixi_mirrors(_ROOT) | given.get("mirrors", {}),
+        apt_mirrors=_apt_mirrors(given.get("apt-mirrors", {})),
+        apt_repositories=tuple(
+            AptRepository(
+                uri=entry["uri"],
+                suite=entry["suite"],
+                signed_by=Path(entry["signed-by"]),
+                components=tuple(entry.get("components", ())),
+                packages=tuple(entry.get("packages", ())),
+                targets=tuple(entry.get("targets", ())),
+            )
+            for entry in given.get("apt-repositories", ())
+        ),
+        extra_debs=tuple(given.get("extra-debs", ())),
+        extra_wheels=tuple(Path(path) for path in given.get("extra-wheels", ())),
+        extra_conda=tuple(
+            CondaExtra(
+                lock=_path(entry, "lock"),
+                environment=entry.get("environment", PIXI_ENVIRONMENT),
+                url=entry.get("url", ""),
+                sha256=entry.get("sha256", ""),
+            )
+            for entry in given.get("extra-conda", ())
+        ),
+        network=NetworkOptions(
+            indexes=tuple(given.get("indexes", ())),
+            proxy=given.get("proxy"),
+            no_proxy=tuple(given.get("no-proxy", ())),
+            ca_file=_path(given, "ca-file"),
+        ),
+        # The environment's goes before the file's: it is about this one build.
+        version=options.version or os.environ.get("BUNDLE_VERSION") or given.get("version") or __version__
+        if "version" in options
+        else "",
         dry_run=getattr(options, "dry_run", False),
+        base=base,
+        system_updates=given.get("system-updates", False),
+        sign_key=_path(given, "sign-key"),
+        split_size=parse_size(given["split-size"]) if "split-size" in given else None,
     )
+
+
+def network_of(asked: BuildOptions) -> Network:
+    """Return how *asked* reaches the network: as its options say, else as pip and apt are configured."""
+    network = pip_network().with_options(asked.network)
+    return network if asked.network.proxy else replace(network, deb_proxies=host_proxies())
+
+
+def _base(since: Path | None, signers: Path | None) -> Base | None:
+    if since is None:
+        if signers is not None:
+            raise UsageError("--have-signers checks the file that --since names: give both.")
+        return None
+    return read_base(since, signers)
+
+
+def _path(table: Mapping[str, Any], key: str) -> Path | None:
+    return Path(table[key]) if key in table else None
 
 
 def _targets(names: Sequence[str]) -> tuple[Target, ...]:
@@ -143,38 +301,49 @@ def _targets(names: Sequence[str]) -> tuple[Target, ...]:
     return tuple(dict.fromkeys(parse_target(name, architecture) for name in names))
 
 
-def _pair(text: str, option: str) -> tuple[str, str]:
-    name, separator, url = text.partition("=")
-    if not name or not separator or "://" not in url:
-        raise UsageError(
-            f"{option} wants NAME=URL, with an address such as https://mirror/channel or file:///srv/channel."
-        )
-    return name, url
-
-
-def _mirror(text: str) -> tuple[str, str]:
-    before, separator, _ = text.partition("=")
-    # An address may have = in it; a release has no colon.
-    release, url = ("", text) if not separator or ":" in before else _pair(text, "--apt-mirror")
-    if (release and release not in RELEASES) or "://" not in url:
-        raise UsageError(f"--apt-mirror wants an address, or RELEASE=URL with one of {', '.join(RELEASES)}.")
-    return release, url
+def _apt_mirrors(mirrors: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+    for name in mirrors:
+        if name != "*" and name not in RELEASES:
+            try:
+                parse_target(name)
+            except UsageError:
+                raise UsageError(
+                    f"There is no release {name} to take from an apt mirror: give an address alone, or one of "
+                    f"{', '.join(RELEASES)} with it (and -aarch64 for an architecture)."
+                ) from None
+    return mirrors
 
 
 def _print_dry_run(result: Result) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    missing = {download.sha256 for download in result.missing}
+    to_fetch = Counter[str]()
+    for download in result.missing:
+        to_fetch[download.kind] += result.sizes[download.sha256]
     table = Table("kind", "files", "size", "to fetch", box=None, header_style="")
-    by_kind = {kind: [d for d in result.contents.downloads if d.kind == kind] for kind in ("conda", "wheel", "deb")}
-    for kind, downloads in by_kind.items():
-        to_fetch = sum(result.sizes[download.sha256] for download in downloads if download.sha256 in missing)
-        size = sum(result.sizes[download.sha256] for download in downloads)
-        table.add_row(kind, str(len(downloads)), human_size(size), human_size(to_fetch))
+    files = result.manifest.files
+    for kind in get_args(Kind):
+        sizes = [file.size for file in files if file.kind == kind]
+        fetched = human_size(to_fetch[kind]) if kind in PACKAGE_KINDS else "-"
+        table.add_row(kind, str(len(sizes)), human_size(sum(sizes)), fetched)
     Console().print(table)
-    to_fetch = sum(result.sizes[download.sha256] for download in result.missing)
+    if not result.complete:
+        print("The Ansible collections are not counted: their wheel was not fetched yet.")
     print(
-        f"Dry run: {len(result.missing)} of {len(result.contents.downloads)} files would be fetched, "
-        f"{human_size(to_fetch)}; nothing was. {result.choice}"
+        f"Dry run: {len(files)} files would travel, {human_size(result.size)}; {len(result.missing)} would be fetched, "
+        f"{human_size(sum(to_fetch.values()))}; nothing was. {result.choice}"
     )
+
+
+def _reliance(manifest: Manifest) -> str:
+    size = sum(file.size for file in manifest.relies_on)
+    return f"Relies on {len(manifest.relies_on)} files that the site has, {human_size(size)} (base {manifest.base})."
+
+
+def _updates(contents: Contents) -> str:
+    updates = contents.system_updates
+    if not updates:
+        return "System updates: the nodes lack none."
+    size = sum(update.size or 0 for update in updates)
+    return f"System updates: {len(updates)} Debian packages, {human_size(size)}."

@@ -35,6 +35,10 @@ class VerificationError(AirgapError):
     """Files are damaged, missing, or not part of what was signed off."""
 
 
+class SignatureError(VerificationError):
+    """Nobody who may has signed, or a key cannot sign."""
+
+
 class PackError(AirgapError):
     """A packed environment cannot be used."""
 

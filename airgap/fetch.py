@@ -1,46 +1,27 @@
-"""Downloads into the cache: in parallel, resumed where they broke off, retried, hashed while they are written."""
+"""Downloads into the cache: in parallel, and already while the rest is still being resolved."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import hashlib
 import os
+import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
-from urllib.parse import unquote, urlsplit
 
 import requests
-import urllib3
 
-from airgap.addresses import origin
 from airgap.cache import Cache
-from airgap.errors import DownloadError
 from airgap.network import Network
 from airgap.progress import Progress
 from airgap.sources.interface import Download
+from airgap.transfer import FetchOptions, Situation, Transfer, content_length, local_path
 
-_BLOCK_BYTES = 256 * 1024
-# Answers that may be different in a moment.
-_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-_LONGEST_PAUSE = 30.0
-
-
-@dataclass(frozen=True)
-class FetchOptions:
-    """How hard to try."""
-
-    workers: int = 8
-    attempts: int = 5
-    """In a row without receiving anything."""
-    first_pause: float = 1.0
-    """Seconds; each further pause is twice as long."""
+# A main thread that waits without end would not see Ctrl-C.
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Fetcher:
@@ -53,39 +34,43 @@ class Fetcher:
         self._network = network
         self._progress = progress or Progress()
         self._options = options or FetchOptions()
-        self._sizes: dict[str, int] = {}
 
-    def sizes(self, downloads: Iterable[Download]) -> Mapping[str, int]:
-        """Return the size in bytes of *downloads* by SHA-256: from the cache or the servers.
-
-        0 stands for what cannot be known before it is fetched.
-        """
-        unknown = []
+    def known_sizes(self, downloads: Iterable[Download]) -> dict[str, int]:
+        """Return the size in bytes of *downloads* by SHA-256, without asking anybody; 0 where it is not known."""
+        sizes = {}
         for download in downloads:
             path = self._cache.path(download.sha256)
-            size = path.stat().st_size if path.exists() else download.size
-            self._sizes[download.sha256] = size or 0
-            if not size:
-                unknown.append(download)
-        session = self._network.session(self._options.workers)
-        with ThreadPoolExecutor(self._options.workers) as pool:
+            sizes[download.sha256] = path.stat().st_size if path.exists() else download.size or 0
+        return sizes
+
+    def sizes(self, downloads: Iterable[Download]) -> dict[str, int]:
+        """As :meth:`known_sizes`, and ask the servers where that is not enough."""
+        unique = {download.sha256: download for download in downloads}
+        sizes = self.known_sizes(unique.values())
+        unknown = [download for sha256, download in unique.items() if not sizes[sha256]]
+        with self._network.session(self._options.workers) as session, ThreadPoolExecutor(self._options.workers) as pool:
             for download, size in zip(unknown, pool.map(partial(self._ask_size, session), unknown), strict=True):
-                self._sizes[download.sha256] = size
-        return self._sizes
+                sizes[download.sha256] = size
+        return sizes
 
     def _ask_size(self, session: requests.Session, download: Download) -> int:
-        if (path := _local_path(download.url)) is not None:
-            return path.stat().st_size if path.is_file() else 0
-        try:
-            response = session.head(
-                download.url,
-                headers={"Accept-Encoding": "identity"},
-                timeout=self._network.timeout,
-                allow_redirects=True,
-            )
-        except requests.RequestException:
-            return 0  # fetching it will tell what is wrong
-        return int(response.headers.get("Content-Length", 0)) if response.ok else 0
+        for url in download.urls:
+            if (path := local_path(url)) is not None:
+                if path.is_file():
+                    return path.stat().st_size
+                continue
+            try:
+                response = session.head(
+                    url,
+                    headers={"Accept-Encoding": "identity"},
+                    timeout=self._network.timeout,
+                    allow_redirects=True,
+                )
+            except requests.RequestException:
+                continue  # fetching it will tell what is wrong
+            if response.ok and (size := content_length(response)):
+                return size
+        return 0
 
     def missing(self, downloads: Iterable[Download]) -> list[Download]:
         """Return those of *downloads* that are not in the cache, each hash once; hashes what is there."""
@@ -99,231 +84,166 @@ class Fetcher:
 
         Raises DownloadError for the first file that cannot be had. What has arrived until then is kept.
         """
-        wanted = list(downloads)
-        return self.fetch_missing(wanted, self.missing(wanted))
+        with self.start(hash_hits=True) as fetching:
+            fetching.add(downloads)
+            return fetching.finish()
 
-    def fetch_missing(self, wanted: Sequence[Download], missing: Sequence[Download]) -> Mapping[str, Path]:
-        """As :meth:`fetch`, where *missing* is what :meth:`missing` returned for *wanted*."""
-        if missing:
-            self._fetch_all(missing)
-        return {download.path: self._cache.path(download.sha256) for download in wanted}
+    @contextmanager
+    def start(
+        self, arrived: Callable[[Download], None] = lambda download: None, hash_hits: bool = False
+    ) -> Iterator[Fetching]:
+        """Start threads that fetch what they are given; they end with the block, also when it ends with an error.
 
-    def _fetch_all(self, missing: Sequence[Download]) -> None:
-        (self._cache.root / "partial").mkdir(parents=True, exist_ok=True)
-        sizes = {download.sha256: self._sizes.get(download.sha256, download.size or 0) for download in missing}
-        # The largest first: at the end all threads are still busy.
-        queue = sorted(missing, key=lambda download: (-sizes[download.sha256], download.sha256))
-        pool = ThreadPoolExecutor(self._options.workers)
-        session = self._network.session(self._options.workers)
-        stopping = threading.Event()
-        try:
-            with self._progress.transfer(len(missing), sum(sizes.values())):
-                futures = [pool.submit(self._fetch_one, session, download, stopping) for download in queue]
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
-        finally:
-            # Also on KeyboardInterrupt: threads end after the block that they are reading.
-            stopping.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def _fetch_one(self, session: requests.Session, download: Download, stopping: threading.Event) -> None:
-        path = self._cache.partial(download.sha256)
-        with path.open("a+b", buffering=0) as stream:
-            # Another builder may be fetching the same file: wait, and find it done.
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            if self._cache.path(download.sha256).exists():
-                return
-            _Transfer(session, download, stream, self._network.timeout, self._options, self._progress, stopping).run()
-            self._cache.adopt(path, download.sha256)
-        self._progress.finished_file()
+        *arrived* is told of each download that has been fetched, by any thread. Without *hash_hits*, what the cache has
+        is not hashed: for a caller who hashes it when it is copied.
+        """
+        relay = _Relay(self._progress)
+        workers = self._options.workers
+        with self._network.session(workers) as session, self._network.session_for_debs(workers) as session_for_debs:
+            situation = Situation(session, session_for_debs, self._network.timeout, self._options, relay)
+            fetching = Fetching(self._cache, situation, self._progress, relay, arrived, hash_hits)
+            try:
+                yield fetching
+            finally:
+                fetching.stop()
 
 
-class _Transfer:
-    """One download into one open file."""
+class Fetching:
+    """Downloads on their way."""
 
     def __init__(
         self,
-        session: requests.Session,
-        download: Download,
-        stream: IO[bytes],
-        timeout: float,
-        options: FetchOptions,
+        cache: Cache,
+        situation: Situation,
         progress: Progress,
-        stopping: threading.Event,
+        relay: _Relay,
+        arrived: Callable[[Download], None],
+        hash_hits: bool,
     ) -> None:
-        self._session = session
-        self._download = download
-        self._stream = stream
-        self._timeout = timeout
-        self._options = options
+        self._cache = cache
+        self._situation = situation
         self._progress = progress
-        self._stopping = stopping
-        self._digest = hashlib.sha256()
-        self._position = 0
+        self._relay = relay
+        self._arrived = arrived
+        self._hash_hits = hash_hits
+        # The largest first: at the end all threads are still busy.
+        self._queue: queue.PriorityQueue[tuple[int, str]] = queue.PriorityQueue()
+        self._downloads: dict[str, Download] = {}
+        self._paths: dict[str, Path] = {}
+        self._missing: dict[str, Download] = {}
+        self._done = 0
+        self._failure: BaseException | None = None
+        self._changed = threading.Condition()
+        (cache.root / "partial").mkdir(parents=True, exist_ok=True)
+        for _ in range(situation.options.workers):
+            threading.Thread(target=self._work, daemon=True).start()
 
-    def run(self) -> None:
-        """Write the file; return when its hash is right, raise DownloadError otherwise."""
-        resumed = self._read_what_is_there() > 0
-        while True:
-            self._receive_all()
-            if self._digest.hexdigest() == self._download.sha256:
+    @property
+    def missing(self) -> tuple[Download, ...]:
+        """What the cache did not have, by path; complete after :meth:`finish`."""
+        return tuple(sorted(self._missing.values(), key=lambda download: download.path))
+
+    def add(self, downloads: Iterable[Download]) -> None:
+        """Fetch *downloads* too, each hash once; raise what made an earlier one fail."""
+        self._raise_failure()
+        for download in downloads:
+            self._paths[download.path] = self._cache.path(download.sha256)
+            if download.sha256 not in self._downloads:
+                self._downloads[download.sha256] = download
+                self._queue.put((-(download.size or 0), download.sha256))
+
+    def finish(self) -> Mapping[str, Path]:
+        """Wait until all is there; return the verified files by ``path``.
+
+        Raises DownloadError for the first file that cannot be had.
+        """
+        sizes = sum(download.size or 0 for download in self._downloads.values())
+        with self._progress.transfer(len(self._downloads), sizes):
+            self._relay.show()
+            with self._changed:
+                while self._done < len(self._downloads) and self._failure is None:
+                    self._changed.wait(_SECONDS_BETWEEN_LOOKS)
+        self._raise_failure()
+        return dict(self._paths)
+
+    def stop(self) -> None:
+        """End the threads, each after the block that it is reading."""
+        self._situation.stopping.set()
+        for _ in range(self._situation.options.workers):
+            self._queue.put((1, ""))
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        while not self._situation.stopping.is_set():
+            _, sha256 = self._queue.get()
+            if not sha256:
                 return
-            self._restart()
-            # What an earlier run left may be of a file that was replaced since: once more, from the start.
-            if not resumed:
-                raise DownloadError(
-                    f"{self._download.display_name} from {origin(self._download.url)} is not the file that the lock "
-                    "names (its SHA-256 differs): the mirror may be damaged, use another one or lock again."
-                )
-            resumed = False
-
-    def _read_what_is_there(self) -> int:
-        self._stream.seek(0)
-        while block := self._stream.read(_BLOCK_BYTES):
-            self._digest.update(block)
-            self._position += len(block)
-        if self._download.size is not None and self._position > self._download.size:
-            self._restart()
-        self._progress.received(self._position)
-        return self._position
-
-    def _restart(self) -> None:
-        self._stream.seek(0)
-        self._stream.truncate()
-        self._digest = hashlib.sha256()
-        self._progress.received(-self._position)
-        self._position = 0
-
-    def _receive_all(self) -> None:
-        attempt = 0
-        while True:
-            before = self._position
+            failure: BaseException | None = None
             try:
-                for block in self._blocks():
-                    if self._stopping.is_set():
-                        raise DownloadError("The download was stopped.")
-                    self._write(block)
-                return
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, _PassingError) as error:
-                if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
-                    _raise_if_disk(error, self._download)
-                # Progress made is a new start: a slow line that breaks often gets there in the end.
-                attempt = 1 if self._position > before else attempt + 1
-                if attempt >= self._options.attempts:
-                    raise DownloadError(
-                        f"{self._download.display_name} could not be fetched from {origin(self._download.url)} "
-                        f"({_reason(error)}): check the network and start again, what has arrived is kept."
-                    ) from None
-                pause = min(self._options.first_pause * 2 ** (attempt - 1), _LONGEST_PAUSE)
-                if self._stopping.wait(max(pause, getattr(error, "retry_after", 0.0))):
-                    raise DownloadError("The download was stopped.") from None
+                self._fetch(self._downloads[sha256])
+            except BaseException as error:  # of any kind: raised again in the thread that waits
+                failure = error
+            with self._changed:
+                self._done += 1
+                self._failure = self._failure or failure
+                self._changed.notify_all()
+            if failure is not None:
+                self._situation.stopping.set()
 
-    def _write(self, block: bytes) -> None:
-        if self._download.size is not None and self._position + len(block) > self._download.size:
-            self._restart()
-            raise DownloadError(
-                f"{self._download.display_name} from {origin(self._download.url)} is longer than the "
-                f"{self._download.size} bytes that its index names: the mirror may be damaged, use another one."
-            )
-        self._stream.write(block)
-        self._digest.update(block)
-        self._position += len(block)
-        self._progress.received(len(block))
-
-    @contextmanager
-    def _response(self) -> Iterator[requests.Response]:
-        # Packages are compressed already; "identity" keeps servers from handing out other bytes than were hashed.
-        headers = {"Accept-Encoding": "identity"}
-        if self._position:
-            headers["Range"] = f"bytes={self._position}-"
-        response = self._session.get(self._download.url, headers=headers, stream=True, timeout=self._timeout)
-        with closing(response):
-            yield response
-
-    def _blocks(self) -> Iterator[bytes]:
-        if (path := _local_path(self._download.url)) is not None:
-            yield from self._blocks_of_file(path)
-            return
-        if self._position and self._position == self._download.size:
-            return
-        with self._response() as response:
-            if response.status_code in _PASSING_STATUS:
-                raise _PassingError(f"the server answered {response.status_code}", _retry_after(response))
-            if response.status_code == 416 or (
-                response.status_code == 206
-                and not response.headers.get("Content-Range", "").startswith(f"bytes {self._position}-")
-            ):
-                self._restart()
-                raise _PassingError("the server did not continue where the download broke off")
-            if response.status_code >= 400:
-                raise DownloadError(
-                    f"{self._download.display_name} could not be fetched from {origin(self._download.url)} (the server "
-                    f"answered {response.status_code}): {_advice(response.status_code)}"
-                )
-            if response.status_code != 206 and self._position:
-                self._restart()
-            expected = self._position + int(response.headers.get("Content-Length", -self._position - 1))
-            # raw: requests would undo a Content-Encoding, and the hash is that of the file as it is stored.
-            while block := response.raw.read(_BLOCK_BYTES, decode_content=False):
-                yield block
-            if expected >= 0 and self._position < expected:
-                raise _PassingError("the connection broke off")
-
-    def _blocks_of_file(self, path: Path) -> Iterator[bytes]:
-        self._restart()
-        if not path.is_file():
-            raise DownloadError(f"{self._download.display_name} is not at {path}: complete that mirror or use another.")
-        with path.open("rb") as source:
-            while block := source.read(_BLOCK_BYTES):
-                yield block
+    def _fetch(self, download: Download) -> None:
+        found = (
+            self._cache.lookup(download.sha256)
+            if self._hash_hits
+            else self._cache.present(download.sha256, download.size)
+        )
+        if found is not None:
+            self._relay.received(found.stat().st_size)
+        else:
+            self._missing[download.sha256] = download
+            path = self._cache.partial(download.sha256)
+            with path.open("a+b", buffering=0) as stream:
+                # Another builder may be fetching the same file: wait, and find it done.
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                if not self._cache.path(download.sha256).exists():
+                    Transfer(self._situation, download, stream).run()
+                    self._cache.adopt(path, download.sha256)
+            self._arrived(download)
+        self._relay.finished_file()
 
 
-def _local_path(url: str) -> Path | None:
-    """Return the file that a file: URL names; None for other URLs."""
-    parts = urlsplit(url)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+class _Relay(Progress):
+    """Counts for the operator's progress until that is shown, and hands on from then."""
 
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._shown = False
+        self._bytes = self._files = 0
 
-class _PassingError(Exception):
-    """A failure that may be over in a moment."""
+    def show(self) -> None:
+        with self._lock:
+            self._shown = True
+            if self._bytes:
+                self._progress.received(self._bytes)
+            for _ in range(self._files):
+                self._progress.finished_file()
 
-    def __init__(self, message: str, retry_after: float = 0.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    def note(self, text: str) -> None:
+        self._progress.note(text)
 
+    def received(self, size: int) -> None:
+        with self._lock:
+            if self._shown:
+                self._progress.received(size)
+            else:
+                self._bytes += size
 
-def _reason(error: Exception) -> str:
-    # requests' own messages hold the whole address, with what it has of credentials.
-    if isinstance(error, requests.exceptions.SSLError):
-        return "the certificate is not trusted here"
-    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-        return "no answer in time"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy refused"
-    if isinstance(error, requests.ConnectionError):
-        return "no connection"
-    if isinstance(error, _PassingError):
-        return str(error)
-    return "the connection broke off"
-
-
-def _advice(status: int) -> str:
-    if status in (401, 403):
-        return "check the credentials of that server."
-    if status in (404, 410):
-        return "the mirror does not have it, use another one or lock again."
-    return "try again later or use another mirror."
-
-
-def _retry_after(response: requests.Response) -> float:
-    value = response.headers.get("Retry-After", "")
-    return min(float(value), _LONGEST_PAUSE) if value.isdecimal() else 0.0
-
-
-def _raise_if_disk(error: OSError, download: Download) -> None:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
-        raise DownloadError(
-            f"{download.display_name} could not be written to the cache ({error.strerror}): make room or name another "
-            "directory with --cache."
-        ) from None
+    def finished_file(self) -> None:
+        with self._lock:
+            if self._shown:
+                self._progress.finished_file()
+            else:
+                self._files += 1

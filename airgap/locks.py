@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from airgap.addresses import redact
+from airgap.addresses import redact, redact_text
 from airgap.errors import LockError
 from airgap.wheel_names import WheelName
 
@@ -38,6 +38,11 @@ class LockedCondaPackage:
     def channel(self) -> str:
         """Address of the channel, without a slash at its end; may hold a token."""
         return self.url.rsplit("/", 2)[0]
+
+    @property
+    def channel_name(self) -> str:
+        """Last part of the channel's address, without its token: ``conda-forge``."""
+        return redact(self.channel).removesuffix("/t/***").rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,7 @@ def _environment(path: Path, name: str) -> rattler.Environment:
 def _without_secrets(error: Exception) -> str:
     """Return the first line of *error*, with what may be an address shortened."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
-    return re.sub(r"\w+://[^\s'\"]+", lambda match: redact(match[0]), text)
+    return redact_text(text)
 
 
 def _joined(faults: list[str]) -> str:

@@ -18,6 +18,8 @@ CHECKSUMS_NAME = "SHA256SUMS"
 BUNDLE_DIRECTORY = "pag-software-bundle"
 
 Kind = Literal["conda", "wheel", "deb", "index", "environment", "ansible", "flow", "software", "document"]
+PACKAGE_KINDS: frozenset[Kind] = frozenset({"conda", "wheel", "deb"})
+"""What is compressed already, and is kept in the mirror by its path."""
 
 
 @dataclass(frozen=True)

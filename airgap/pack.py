@@ -1,6 +1,6 @@
 """Packs (``packed-env.tar``, pixi-pack's format): write, read, and bring into a mirror.
 
-``python3 -m airgap.pack import PACK ...`` runs on the controller with its stock Python.
+``python3 -m airgap.pack import PACK ...`` and ``forget FILE ...`` run on the controller with its stock Python.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from airgap.errors import AirgapError
-from airgap.pack_import import ImportedPack, import_pack
+from airgap.pack_import import ImportedPack, forget_pack, import_pack
 from airgap.pack_reader import PackContents, read_pack
 from airgap.pack_writer import write_pack
 from airgap.targets import parse_target
@@ -38,39 +39,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--name", required=True, help="name of the environment")
     command.add_argument("--target", required=True, help="for example debian-12-x86_64")
     command.add_argument("--check", action="store_true", help="change nothing, say what would be done")
+    command.set_defaults(run=_import)
+    command = commands.add_parser("forget", help="take away what an import created, which turned out to be of no use")
+    command.add_argument("created", type=Path, nargs="*", metavar="FILE", help="as the import named it")
+    command.add_argument("--mirror", type=Path, required=True, help="directory of the mirror")
+    command.set_defaults(run=_forget)
     options = parser.parse_args(arguments)
     os.umask(0o022)  # nodes' users read what comes of this
     try:
-        imported = import_pack(
-            options.pack,
-            options.flow_dir,
-            options.mirror,
-            options.environments,
-            options.name,
-            parse_target(options.target),
-            manifest=options.manifest,
-            check=options.check,
-        )
+        print(json.dumps(options.run(options)))
     except (AirgapError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    environment = imported.environment
-    print(
-        json.dumps(
-            {
-                "description": str(imported.description),
-                "digest": environment.digest,
-                "directory_name": environment.directory_name,
-                "interpreter": environment.interpreter,
-                "python": environment.python,
-                "platform": environment.platform,
-                "prefect_version": environment.version_of("prefect"),
-                "changed": imported.changed,
-                "created": [str(path) for path in imported.created],
-            }
-        )
-    )
     return 0
+
+
+def _forget(options: argparse.Namespace) -> dict[str, Any]:
+    forget_pack(options.created, options.mirror)
+    return {"changed": bool(options.created)}
+
+
+def _import(options: argparse.Namespace) -> dict[str, Any]:
+    imported = import_pack(
+        options.pack,
+        options.flow_dir,
+        options.mirror,
+        options.environments,
+        options.name,
+        parse_target(options.target),
+        manifest=options.manifest,
+        check=options.check,
+    )
+    environment = imported.environment
+    return {
+        "description": str(imported.description),
+        "digest": environment.digest,
+        "directory_name": environment.directory_name,
+        "interpreter": environment.interpreter,
+        "python": environment.python,
+        "platform": environment.platform,
+        "prefect_version": environment.version_of("prefect"),
+        "changed": imported.changed,
+        "created": [str(path) for path in imported.created],
+    }
 
 
 if __name__ == "__main__":

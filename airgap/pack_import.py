@@ -18,8 +18,10 @@ from airgap.environment import Environment, PackageFile
 from airgap.errors import PackError
 from airgap.hashing import sha256_of_file
 from airgap.manifest import Manifest
+from airgap.mirror_index import refresh
 from airgap.pack_format import WHEELS
 from airgap.pack_reader import PackContents, opened, read_pack
+from airgap.pack_stream import open_pack
 from airgap.system_python import BUILD as SYSTEM_BUILD
 from airgap.system_python import system_python_package
 from airgap.targets import Target
@@ -68,12 +70,14 @@ def import_pack(
     _check_locked(contents, flow_directory, known, target)
     _check_known_names(contents, known)
     missing = [package for package in contents.files if not _is_there(package, mirror)]
+    _check_relied_on(contents, missing)
     # By content, so that the description of what is deployed stays as long as that does.
     description = environments / f"{environment.directory_name}.{target.name}.json"
     text = environment.to_json()
     described = description.is_file() and description.read_text(encoding="utf-8") == text
     if not check:
-        _extract(contents, missing, mirror)
+        _extract(contents, missing, mirror, environment)
+        # Last: what is described has its packages, and they are in the indexes.
         if not described:
             with _written(description) as stream:
                 stream.write(text.encode())
@@ -124,7 +128,7 @@ def _known_files(manifest: Path | None) -> dict[str, set[str]]:
     """Return the SHA-256 that the bundle knows, by file name."""
     known: dict[str, set[str]] = {}
     if manifest is not None:
-        for file in Manifest.from_file(manifest).files:
+        for file in Manifest.from_file(manifest).all_files:
             if file.kind in ("conda", "wheel"):
                 known.setdefault(file.path.rpartition("/")[2], set()).add(file.sha256)
     return known
@@ -169,11 +173,30 @@ def _is_there(package: PackageFile, mirror: Path) -> bool:
     return True
 
 
-def _extract(contents: PackContents, packages: Sequence[PackageFile], mirror: Path) -> None:
-    """Write *packages* into *mirror*, each under its name once it is complete; all or none."""
+def _check_relied_on(contents: PackContents, missing: Sequence[PackageFile]) -> None:
+    """Raise PackError when a thin pack relies on packages that are *missing* in the mirror."""
+    absent = sorted((package.path, package.size) for package in missing if package.path not in contents.members)
+    if absent:
+        size = sum(size for _, size in absent)
+        listed = "\n".join(f"  {path} ({size} bytes)" for path, size in absent)
+        raise PackError(
+            f"{contents.path} is thin and relies on {len(absent)} packages ({size} bytes) that the controller's mirror "
+            f"does not have: carry over a bundle that has them, or pack the environment without --since.\n{listed}"
+        )
+
+
+def forget_pack(created: Sequence[Path], mirror: Path) -> None:
+    """Remove what an import *created*; the indexes of *mirror* lose it first."""
+    refresh(mirror, without=created)
+    for path in created:
+        path.unlink(missing_ok=True)
+
+
+def _extract(contents: PackContents, packages: Sequence[PackageFile], mirror: Path, environment: Environment) -> None:
+    """Write *packages* into *mirror*, each under its name once it is complete, and into its indexes; all or none."""
     done: list[Path] = []
     try:
-        with tarfile.open(contents.path, "r:") as archive:
+        with open_pack(contents.path) as tar, tarfile.open(fileobj=tar, mode="r:") as archive:
             for package in packages:
                 source = opened(archive, contents.members[package.path])
                 with _written(mirror / package.path) as stream:
@@ -184,6 +207,7 @@ def _extract(contents: PackContents, packages: Sequence[PackageFile], mirror: Pa
                     if digest.hexdigest() != package.sha256:
                         raise PackError(f"{contents.path} was changed while it was read: start again.")
                 done.append(mirror / package.path)
+        refresh(mirror, environments=[environment])
     except BaseException as error:
         for path in done:
             path.unlink(missing_ok=True)

@@ -4,34 +4,73 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from airgap.environment import Environment, PackageFile
 from airgap.errors import PackError
 from airgap.hashing import sha256_of_file
-from airgap.pack_format import CHANNEL, ENVIRONMENT, FORMAT_VERSION, METADATA, REPODATA, WHEELS, WRITTEN_BY
+from airgap.pack_format import (
+    CHANNEL,
+    ENVIRONMENT,
+    FORMAT_VERSION,
+    METADATA,
+    RELIES_ON,
+    RELIES_ON_VERSION,
+    REPODATA,
+    THIN_VERSION,
+    WRITTEN_BY,
+)
 
 
-def write_pack(environment: Environment, mirror_lookup: Callable[[str], Path], out: Path) -> None:
-    """Write *environment* to the file *out*.
+@dataclass(frozen=True)
+class Thin:
+    """What a thin pack leaves out."""
 
-    *mirror_lookup* returns where a package is, by its path below the mirror. The same environment gives the same bytes.
-    Raises PackError when a file is not the one described; *out* appears when it is complete.
+    base: str
+    """SHA-256 of the have.json of the site that it is for."""
+    paths: Collection[str]
+    """Packages that the site has, and that do not travel, by path below the mirror."""
+
+
+def write_pack(
+    environment: Environment, mirror_lookup: Callable[[str], Path], out: Path, thin: Thin | None = None
+) -> None:
+    """Write *environment* to the file *out*; with *thin*, as a thin pack.
+
+    *mirror_lookup* returns where a package is, by its path below the mirror; it is not asked for what does not travel.
+    The same environment gives the same bytes. Raises PackError when a file is not the one described; *out* appears
+    when it is complete.
     """
+    left_out = [package for package in environment.files if thin is not None and package.path in thin.paths]
+    version = THIN_VERSION if left_out else FORMAT_VERSION
     contents: dict[str, bytes | Path] = {
-        METADATA: _json({"version": FORMAT_VERSION, "pixi-pack-version": WRITTEN_BY, "platform": environment.platform}),
-        ENVIRONMENT: render_environment(environment).encode(),
+        METADATA: _json({"version": version, "pixi-pack-version": WRITTEN_BY, "platform": environment.platform}),
+        ENVIRONMENT: (_remark(left_out) + render_environment(environment)).encode(),
     }
+    if thin is not None and left_out:
+        contents[RELIES_ON] = _json(
+            {
+                "format_version": RELIES_ON_VERSION,
+                "base": thin.base,
+                "packages": [
+                    {"path": package.path, "sha256": package.sha256, "size": package.size}
+                    for package in sorted(left_out, key=lambda package: package.path)
+                ],
+            }
+        )
     records: dict[str, dict[str, Any]] = {"noarch": {}, environment.platform: {}}
     for package in environment.conda:
         _, subdir, file_name = package.path.split("/")
         records[subdir][file_name] = package.record
-        contents[f"{CHANNEL}{subdir}/{file_name}"] = _checked(package, mirror_lookup(package.path))
-    for wheel in environment.wheels:
-        contents[WHEELS + wheel.path.rpartition("/")[2]] = _checked(wheel, mirror_lookup(wheel.path))
+    for package in environment.files:
+        if thin is None or package.path not in thin.paths:
+            name = re.sub("^conda/", CHANNEL, package.path)
+            contents[name] = _checked(package, mirror_lookup(package.path))
     for subdir, packages in records.items():
         # Whatever a package's format, pixi-pack lists it under packages.conda.
         index = {"info": {"subdir": subdir}, "packages": {}, "packages.conda": packages, "repodata_version": 1}
@@ -59,6 +98,16 @@ def render_environment(environment: Environment) -> str:
         lines += ["- pip:", "  - --no-index", "  - --find-links ./pypi"]
         lines += [f"  - {wheel.name}=={wheel.version}" for wheel in _by_name(environment.wheels)]
     return "\n".join(lines) + "\n"
+
+
+def _remark(left_out: Collection[PackageFile]) -> str:
+    """Return a comment that tells people what a thin pack is; nothing for other packs."""
+    if not left_out:
+        return ""
+    return (
+        f"# A thin pack: it relies on {len(left_out)} packages that the site has ({RELIES_ON}). pixi-unpack cannot\n"
+        "# open it, nor can conda or micromamba: deploy it with pag's flow playbook, on that site.\n"
+    )
 
 
 def _by_name(packages: Iterable[PackageFile]) -> list[PackageFile]:

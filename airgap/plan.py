@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from airgap.addresses import redact
+from airgap.delta import Base
 from airgap.environment import Interpreter
 from airgap.errors import ResolutionError, UsageError
+from airgap.network import NetworkOptions
+from airgap.sources.apt_archives import AptRepository
+from airgap.sources.conda import CondaExtra
 from airgap.targets import Target
 
 if sys.version_info >= (3, 11):
@@ -44,12 +48,29 @@ class BuildOptions:
     targets: tuple[Target, ...]
     python: PythonOption = "auto"
     flows: tuple[Path, ...] = ()
-    channels: Mapping[str, str] = field(default_factory=dict)
-    """Addresses to take conda channels from, by channel name or address."""
-    apt_mirrors: Mapping[str, str] = field(default_factory=dict)
-    """Addresses of Debian archives, by release; "" is for all others."""
+    channels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Addresses to take conda channels from, the first that works, by channel name or by the start of its address."""
+    apt_mirrors: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Addresses of Debian archives, the first that works, by target or release; "*" is for all others."""
+    apt_repositories: tuple[AptRepository, ...] = ()
+    """Where else Debian packages are."""
+    extra_debs: tuple[str, ...] = ()
+    """Debian packages to carry besides what pag itself needs."""
+    extra_wheels: tuple[Path, ...] = ()
+    """Hash-locked requirements files whose wheels are to be carried."""
+    extra_conda: tuple[CondaExtra, ...] = ()
+    """Conda packages to carry."""
+    network: NetworkOptions = field(default_factory=NetworkOptions)
     version: str = ""
     dry_run: bool = False
+    base: Base | None = None
+    """The site that a delta is for; None for a bundle that holds everything."""
+    sign_key: Path | None = None
+    """The key to sign the bundle with."""
+    split_size: int | None = None
+    """Bytes that each volume is to be smaller than; None writes one archive."""
+    system_updates: bool = False
+    """Whether the security updates of the site's nodes are to travel too."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +91,14 @@ class Choice:
 
     interpreter: Interpreter
     reason: str
-    """In one sentence, without a full stop."""
+    """In one sentence, without a full stop; of the lock, nothing of this machine: it stands in the manifest."""
+    details: str = ""
+    """What was seen on this machine, for its operator; may name mirrors and directories."""
 
     def __str__(self) -> str:
         """Return the choice as the first and the last line of a build say it."""
         what = "conda packages" if self.interpreter == "conda" else "the nodes' own Python with wheels"
-        return f"Python: {self.interpreter} ({what}), because {self.reason}."
+        return f"Python: {self.interpreter} ({what}), because {self.details or self.reason}."
 
 
 class Channels(Protocol):
@@ -98,8 +121,13 @@ def choose_interpreter(option: PythonOption, locks: Sequence[Path], channels: Ch
     addresses = channels.channels_of(existing)
     for address in addresses:
         if (silence := channels.answers(address, _ANSWER_TIMEOUT)) is not None:
-            return Choice("system", silence.rstrip("."))
-    return Choice("conda", f"the channels that the locks name answer ({', '.join(map(redact, addresses))})")
+            return Choice("system", f"the channel {_public(address)} does not answer", silence.rstrip("."))
+    return Choice("conda", f"the channels that the locks name answer ({', '.join(map(_public, addresses))})")
+
+
+def _public(channel: str) -> str:
+    """Return what may be said of a channel everywhere; the directory of a local one is its author's matter."""
+    return channel.rpartition("/")[2] if channel.startswith("file:") else redact(channel)
 
 
 def plan_environments(root: Path, flows: Sequence[Path], interpreter: Interpreter) -> list[EnvironmentPlan]:

@@ -79,6 +79,15 @@ class LineProgress(Progress):
 class BarProgress(LineProgress):
     """Draws a bar on a terminal while files are transferred."""
 
+    _drawn = False
+
+    def note(self, text: str) -> None:
+        """Write one line, above the bar while there is one."""
+        if self._drawn:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            super().note(text)
+
     @contextmanager
     def transfer(self, files: int, size: int) -> Iterator[None]:
         """Draw a bar as long as the transfer takes."""
@@ -95,8 +104,12 @@ class BarProgress(LineProgress):
         )
         self._files, self._all_files = 0, files
         with Bar(*columns, console=Console(file=self._stream), transient=True) as self._bar:
+            self._drawn = True
             self._task = self._bar.add_task("", total=size or None, files=0, all=files)
-            yield
+            try:
+                yield
+            finally:
+                self._drawn = False
 
     def received(self, size: int) -> None:
         """Move the bar."""

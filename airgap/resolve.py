@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from packaging.version import Version
 
+from airgap.cache import Cache
+from airgap.delta import node_statuses
 from airgap.environment import Environment, PackageFile
 from airgap.errors import ResolutionError
 from airgap.network import Network
@@ -23,6 +25,8 @@ from airgap.system_python import system_python_package
 from airgap.targets import Target
 
 _MIRROR = "mirror/"
+_ENVIRONMENTS_AT_ONCE = 4
+_APT_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,9 @@ class Sources:
     def of(cls, options: BuildOptions, network: Network) -> Sources:
         """Return the sources that *options* and *network* lead to."""
         return cls(
-            conda=CondaSource(options.channels),
+            conda=CondaSource(options.channels, network, Cache(options.cache)),
             wheels=WheelSource(PackageIndex(network, options.cache)),
-            apt=AptSource(options.cache, options.apt_mirrors),
+            apt=AptSource(options.cache, options.apt_mirrors, options.network, options.apt_repositories),
         )
 
 
@@ -53,10 +57,10 @@ class Resolved:
     downloads: tuple[Download, ...]
     generated: tuple[tuple[GeneratedFile, PackageFile], ...] = ()
 
-    def describe(self, fetched: Mapping[str, Path]) -> Environment:
-        """Return the environment's description; *fetched* has the files, for their sizes."""
+    def describe(self, sizes: Mapping[str, int]) -> Environment:
+        """Return the environment's description; *sizes* are in bytes, by the downloads' ``path``."""
         packages = [
-            *(_package_file(download, fetched[download.path]) for download in self.downloads),
+            *(_package_file(download, sizes[download.path]) for download in self.downloads),
             *(package for _, package in self.generated),
         ]
         return Environment(
@@ -78,12 +82,16 @@ class Contents:
     debian_packages: tuple[Download, ...]
     collections: Download
     """The wheel that Ansible's collections are taken from; it does not travel itself."""
+    extras: tuple[Download, ...] = ()
+    """Wheels and conda packages that no environment asks for."""
+    system_updates: tuple[Download, ...] = ()
+    """Security updates of the site's nodes, with what else they need."""
 
     @property
     def packages(self) -> list[Download]:
         """The downloads that travel, each path once."""
         downloads = [download for environment in self.environments for download in environment.downloads]
-        return _unique([*downloads, *self.debian_packages])
+        return _unique([*downloads, *self.debian_packages, *self.extras, *self.system_updates])
 
     @property
     def downloads(self) -> list[Download]:
@@ -96,21 +104,77 @@ class Contents:
         return {file.path: (file, package) for resolved in self.environments for file, package in resolved.generated}
 
 
-def resolve(options: BuildOptions, plans: Sequence[EnvironmentPlan], sources: Sources, progress: Progress) -> Contents:
-    """Return what the environments of *plans* and the Debian packages are made of, for every target."""
+def resolve(
+    options: BuildOptions,
+    plans: Sequence[EnvironmentPlan],
+    sources: Sources,
+    progress: Progress,
+    found: Callable[[Iterable[Download]], None] = lambda downloads: None,
+) -> Contents:
+    """Return what the environments of *plans*, the Debian packages and the extra packages are made of on every target.
+
+    *found* is told of downloads as soon as they are known, from any thread.
+    """
     packages = read_package_list(options.root / "requirements" / "apt.txt")
+    extra = [*packages, *options.extra_debs]
+
+    def debian(target: Target) -> list[Download]:
+        downloads = sources.apt.resolve(extra, target)
+        found(downloads)
+        return downloads
+
+    def updates(target: Target) -> list[Download]:
+        downloads = sources.apt.security_updates(node_statuses(options.base, target.name), target)
+        found(downloads)
+        return downloads
+
+    def environment(work: tuple[EnvironmentPlan, Target]) -> Resolved:
+        resolved = resolve_environment(*work, sources)
+        found(resolved.downloads)
+        return resolved
+
     # apt works in processes of its own: let it, while the package index is asked.
-    with ThreadPoolExecutor(1) as pool, progress.step("Resolving environments and Debian packages"):
-        debian = [pool.submit(sources.apt.resolve, packages, target) for target in options.targets]
-        environments = [resolve_environment(plan, target, sources) for plan in plans for target in options.targets]
+    with (
+        progress.step("Resolving environments and Debian packages"),
+        ThreadPoolExecutor(_APT_AT_ONCE) as apt_pool,
+        _pool_without_waiting(_ENVIRONMENTS_AT_ONCE) as pool,
+    ):
+        debian_futures = [apt_pool.submit(debian, target) for target in options.targets]
+        update_futures = [apt_pool.submit(updates, target) for target in options.targets if options.system_updates]
+        environments = pool.map(environment, [(plan, target) for plan in plans for target in options.targets])
         (collections,) = sources.wheels.resolve(
             options.root / "requirements" / "collections.txt", options.targets[0], options.targets[0].release.python
         )
+        extras = _extras(options, sources)
+        found([collections, *extras])
         return Contents(
             tuple(environments),
-            tuple(download for future in debian for download in future.result()),
+            tuple(download for future in debian_futures for download in future.result()),
             collections,
+            tuple(extras),
+            tuple(download for future in update_futures for download in future.result()),
         )
+
+
+@contextmanager
+def _pool_without_waiting(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool that is not waited for: after an error or Ctrl-C its threads may sit in a read for a minute."""
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _extras(options: BuildOptions, sources: Sources) -> list[Download]:
+    """Return the wheels and conda packages that travel besides the environments, for every target."""
+    downloads: list[Download] = []
+    for target in options.targets:
+        for requirements in options.extra_wheels:
+            downloads += sources.wheels.resolve(requirements, target, target.release.python)
+        for extra in options.extra_conda:
+            downloads += sources.conda.resolve_extra(extra, target)
+    return _unique(downloads)
 
 
 def resolve_environment(plan: EnvironmentPlan, target: Target, sources: Sources) -> Resolved:
@@ -125,28 +189,32 @@ def resolve_environment(plan: EnvironmentPlan, target: Target, sources: Sources)
     return Resolved(plan, target, python, wheels, generated)
 
 
-def check_prefect_versions(environments: Iterable[Resolved]) -> None:
-    """Raise ResolutionError when a flow's Prefect is newer than the base environment's of the same target."""
-    environments = list(environments)
-    base = {
-        resolved.target.name: version
-        for resolved in environments
-        if resolved.plan.name == BASE and (version := _prefect_version(resolved))
-    }
-    for resolved in environments:
-        version = _prefect_version(resolved)
-        server = base.get(resolved.target.name)
-        if resolved.plan.flow is None or version is None or server is None:
-            continue
-        if Version(version) > Version(server):
-            raise ResolutionError(
-                f"The flow {resolved.plan.flow} has Prefect {version}, which is newer than the server's {server}: lock "
-                f"the flow with prefect<={server}, or update the base environment first."
-            )
+def check_prefect_versions(plans: Sequence[EnvironmentPlan], targets: Iterable[Target], sources: Sources) -> None:
+    """Raise ResolutionError when a flow's Prefect is newer than the base environment's on one of *targets*.
+
+    Reads the locks only: nothing is asked or fetched.
+    """
+    base = next((plan for plan in plans if plan.name == BASE), None)
+    for target in targets:
+        server = _prefect_version(base, target, sources) if base else None
+        for plan in plans:
+            if plan.flow is None or server is None:
+                continue
+            version = _prefect_version(plan, target, sources)
+            if version is not None and Version(version) > Version(server):
+                raise ResolutionError(
+                    f"The flow {plan.flow} has Prefect {version}, which is newer than the server's {server}: lock the "
+                    f"flow with prefect<={server}, or update the base environment first."
+                )
 
 
-def _prefect_version(resolved: Resolved) -> str | None:
-    return next((download.version for download in resolved.downloads if download.name == "prefect"), None)
+def _prefect_version(plan: EnvironmentPlan, target: Target, sources: Sources) -> str | None:
+    if plan.interpreter == "conda":
+        locked = sources.conda.resolve(plan.lock, PIXI_ENVIRONMENT, target)
+        packages = {download.name: download.version for download in (*locked.conda, *locked.wheels)}
+    else:
+        packages = sources.wheels.versions(plan.lock, target, target.release.python)
+    return packages.get("prefect")
 
 
 def _unique(downloads: Iterable[Download]) -> list[Download]:
@@ -161,11 +229,11 @@ def _unique(downloads: Iterable[Download]) -> list[Download]:
     return list(by_path.values())
 
 
-def _package_file(download: Download, path: Path) -> PackageFile:
+def _package_file(download: Download, size: int) -> PackageFile:
     return PackageFile(
         path=download.path.removeprefix(_MIRROR),
         sha256=download.sha256,
-        size=path.stat().st_size,
+        size=size,
         name=download.name,
         version=download.version,
         record=dict(download.record) if download.record is not None else None,

@@ -1,44 +1,59 @@
-"""Checks a bundle, unpacked or not, file by file against its own lists.
+"""Checks a bundle, unpacked or not, file by file against its own lists, and its lists against their signature.
 
-``python3 -m airgap.verify DIRECTORY`` runs on any system with Python 3.10: standard library only.
+``python3 -B -m airgap.verify BUNDLE`` runs on any system with Python 3.10: standard library only.
 """
 
 from __future__ import annotations
 
+import argparse
 import fnmatch
 import gzip
 import hashlib
 import io
 import os
+import re
 import stat
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from airgap.errors import AirgapError, ManifestError, VerificationError
+from airgap.errors import AirgapError, ManifestError, SignatureError, VerificationError
 from airgap.hashing import sha256_of_bytes
 from airgap.manifest import BUNDLE_DIRECTORY, CHECKSUMS_NAME, MANIFEST_NAME, Manifest, ManifestFile
+from airgap.read_ahead import read_ahead
+from airgap.signature import (
+    BUNDLE_NAMESPACE,
+    SIGNATURE_NAME,
+    site_signers,
+    unchecked_signer,
+    verify_signature,
+)
+from airgap.volumes import find_volumes
 
-SIGNATURE_NAME = f"{CHECKSUMS_NAME}.sig"
+SBOM_NAME = "sbom.cdx.json"
+_LISTS = (MANIFEST_NAME, CHECKSUMS_NAME, SIGNATURE_NAME)
 _BLOCK_BYTES = 1024 * 1024
 _MOST_NAMED = 20
 # The lists are read before anything is known of them: more than this is no list of ours.
 _LARGEST_LIST = 64 * 1024 * 1024
 
-# What the operator makes by following the README, and what Python and Ansible leave behind. Nothing else may be added:
-# Ansible loads variables, roles and modules from beside the playbooks without being told to.
+# What the operator makes by following the README. Nothing else may be added: Ansible loads variables, roles and modules
+# from beside the playbooks without being told to.
 _ADDED_FILES = ("ansible/inventory.yml", "ansible/secrets.yml", "ansible/*.retry")
-_ADDED_DIRECTORIES = ("__pycache__", ".ansible")
+# Python compiles plugins of Ansible that it loads in the controller's own process. Nobody can tell whether such a file
+# is what it says, so it is not accepted but named, for the installer to remove.
+_COMPILED = re.compile(r"(?P<directory>ansible/(?:[^/]+/)*)__pycache__/(?P<module>[^/.]+)\.[^/]+\.pyc")
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was verified."""
+    """What was verified. The same bundle has the same receipt, packed and unpacked, signed off anywhere."""
 
     bundle_version: str
     digest: str
@@ -46,8 +61,13 @@ class Receipt:
     files: int
     size: int
     """Bytes of all files."""
+    signer: str
+    sbom: str
+    """SHA-256 of the software bill of materials."""
     interpreter: str
     targets: tuple[str, ...]
+    base: str | None
+    """SHA-256 of the have.json that a delta was built against."""
 
     def __str__(self) -> str:
         """Return the receipt for people, a few lines."""
@@ -55,9 +75,11 @@ class Receipt:
             f"bundle   {self.bundle_version}\n"
             f"digest   {self.digest}\n"
             f"files    {self.files} ({self.size} bytes), all as listed\n"
+            f"signer   {self.signer}\n"
+            f"sbom     {self.sbom}\n"
             f"python   {self.interpreter}\n"
             f"targets  {', '.join(self.targets)}"
-        )
+        ) + (f"\nbase     {self.base}" if self.base is not None else "")
 
 
 @dataclass(frozen=True)
@@ -66,6 +88,10 @@ class Bundle:
 
     manifest: Manifest
     receipt: Receipt
+    leftovers: tuple[str, ...] = ()
+    """Paths of *known* files in its directory that do not belong to this bundle."""
+    compiled: tuple[str, ...] = ()
+    """Paths of compiled Python in its directory that Ansible left. Unverified: remove it before running Ansible."""
 
 
 @dataclass(frozen=True)
@@ -76,65 +102,106 @@ class _Found:
     size: int
 
 
-def verify(path: Path) -> Bundle:
-    """Verify the bundle at *path*, an archive or a directory; errors as in the functions for each."""
-    return verify_directory(path) if path.is_dir() else verify_archive(path)
+@dataclass(frozen=True)
+class _Policy:
+    """What the one who verifies knows and wants."""
+
+    signers: Path | None
+    known: Mapping[str, Collection[str]]
 
 
-def verify_directory(root: Path) -> Bundle:
-    """Verify the unpacked bundle in *root*.
+def verify(*places: Path, signers: Path | None = None, known: Mapping[str, Collection[str]] | None = None) -> Bundle:
+    """Verify the bundle at *places*: an archive, a directory where it was unpacked, or where its volumes are.
 
-    Raises VerificationError naming each file that is damaged, missing, or should not be there, and ManifestError when
-    its lists cannot be read.
+    *signers* is a file of allowed signers (ssh-keygen(1)): with it, a bundle that none of them signed is refused.
+    *known* has the files, by path below the bundle's root with their SHA-256, that may lie in a directory because an
+    earlier bundle brought them. Raises VerificationError naming what is damaged, missing, or should not be there, and
+    ManifestError when its lists cannot be read.
     """
+    try:
+        return _verify(places, _Policy(signers, known or {}))
+    except FileNotFoundError as error:
+        raise VerificationError(f"{error.filename} does not exist: name a bundle.") from None
+    except OSError as error:
+        reason = f"{error.filename} cannot be read ({error.strerror})"
+        raise VerificationError(f"{reason}: mend that, or carry the bundle over again.") from error
+
+
+def _verify(places: Sequence[Path], policy: _Policy) -> Bundle:
+    if (volumes := find_volumes(places)) is not None:
+        try:
+            with volumes.open() as stream:
+                return _verify_stream(str(volumes.index), stream, policy)
+        except VerificationError:
+            # The first thing that looks wrong need not be all: say which volumes to copy again.
+            volumes.check()
+            raise
+    if len(places) != 1:
+        raise VerificationError("Only volumes can be in several places: name one archive, or one directory.")
+    (path,) = places
+    if path.is_dir():
+        return _verify_directory(path, policy)
+    with path.open("rb") as stream:
+        return _verify_stream(str(path), stream, policy)
+
+
+def _verify_directory(root: Path, policy: _Policy) -> Bundle:
     lists = {name: _read_list(root / name) for name in (MANIFEST_NAME, CHECKSUMS_NAME)}
+    if (root / SIGNATURE_NAME).is_file():
+        lists[SIGNATURE_NAME] = _read_list(root / SIGNATURE_NAME)
     problems: list[str] = []
     paths = sorted(_walk(root, problems))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = dict(zip(paths, pool.map(lambda path: _hash_file(root / path), paths), strict=True))
-    return _judge(str(root), lists, found, problems)
+    return _judge(str(root), lists, found, problems, policy)
 
 
-def verify_archive(path: Path) -> Bundle:
-    """Verify the bundle in the archive at *path*, without unpacking it.
-
-    Raises VerificationError when the archive is truncated or damaged, holds anything but plain files below its one
-    directory, or does not hold what its lists say.
-    """
+def _verify_stream(origin: str, raw: io.BufferedReader, policy: _Policy) -> Bundle:
+    """Verify the archive that *raw* is, without unpacking it, in one pass."""
     lists: dict[str, bytes] = {}
     found: dict[str, _Found] = {}
     problems: list[str] = []
     try:
-        with _open_archive(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-            for member in tar:
-                name = _name_in_bundle(member, problems)
-                if name is None:
-                    continue
-                if name in found:
-                    problems.append(f"{name} is there twice")
-                source = tar.extractfile(member)
-                if source is None:
-                    problems.append(f"{name} is no plain file")
-                    continue
-                if name in (MANIFEST_NAME, CHECKSUMS_NAME) and member.size <= _LARGEST_LIST:
-                    lists[name] = source.read()
-                    source = io.BytesIO(lists[name])
-                found[name] = _hash_stream(source)
-            # To the end of the stream: gzip's own checksum comes last, and a truncated archive shows here.
-            while stream.read(_BLOCK_BYTES):
-                pass
-    except FileNotFoundError:
-        raise VerificationError(f"{path} does not exist: name a bundle.") from None
+        # Two threads: one undoes the wrapper, this one hashes.
+        with closing(read_ahead(_members(raw, problems))) as blocks:
+            name, digest, size = "", hashlib.sha256(), 0
+            for member, block in blocks:
+                if member is not None:
+                    name, digest, size = member, hashlib.sha256(), 0
+                    if name in found:
+                        problems.append(f"{name} is there twice")
+                digest.update(block)
+                size += len(block)
+                found[name] = _Found(digest.hexdigest(), size)
+                if name in _LISTS and size <= _LARGEST_LIST:
+                    lists[name] = (b"" if member is not None else lists[name]) + block
     except (EOFError, tarfile.TarError, zlib.error, gzip.BadGzipFile) as error:
         raise VerificationError(
-            f"{path} is truncated or damaged ({error}): copy it over again and compare the sizes."
+            f"{origin} is truncated or damaged ({error}): copy it over again and compare the sizes."
         ) from error
     except OSError as error:
-        raise VerificationError(f"{path} cannot be read ({error.strerror or error}): copy it over again.") from error
+        raise VerificationError(f"{origin} cannot be read ({error.strerror or error}): copy it over again.") from error
     for name in (MANIFEST_NAME, CHECKSUMS_NAME):
         if name not in lists:
-            raise VerificationError(f"{path} has no {BUNDLE_DIRECTORY}/{name}: it is no bundle, or not a whole one.")
-    return _judge(str(path), lists, found, problems)
+            raise VerificationError(f"{origin} has no {BUNDLE_DIRECTORY}/{name}: it is no bundle, or not a whole one.")
+    return _judge(origin, lists, found, problems, policy)
+
+
+def _members(raw: io.BufferedReader, problems: list[str]) -> Iterator[tuple[str | None, bytes]]:
+    """Yield the plain files of an archive: path below the bundle's directory and beginning, then None and the rest."""
+    stream = _without_wrapper(raw)
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK_BYTES) as tar:
+        for member in tar:
+            name = _name_in_bundle(member, problems)
+            source = tar.extractfile(member) if name is not None else None
+            if name is None or source is None:
+                continue
+            yield name, source.read(_BLOCK_BYTES)
+            while block := source.read(_BLOCK_BYTES):
+                yield None, block
+    # To the end of the stream: gzip's own checksum comes last, and a truncated archive shows here.
+    while stream.read(_BLOCK_BYTES):
+        pass
 
 
 def parse_checksums(content: bytes, origin: str) -> dict[str, str]:
@@ -150,7 +217,10 @@ def parse_checksums(content: bytes, origin: str) -> dict[str, str]:
     return sums
 
 
-def _judge(origin: str, lists: dict[str, bytes], found: dict[str, _Found], problems: list[str]) -> Bundle:
+def _judge(
+    origin: str, lists: dict[str, bytes], found: dict[str, _Found], problems: list[str], policy: _Policy
+) -> Bundle:
+    signer = _signer(origin, lists[CHECKSUMS_NAME], lists.get(SIGNATURE_NAME), policy.signers)
     manifest = Manifest.from_json(lists[MANIFEST_NAME].decode("utf-8", "replace"), f"{origin}/{MANIFEST_NAME}")
     sums = parse_checksums(lists[CHECKSUMS_NAME], origin)
     listed = {file.path: file for file in manifest.files}
@@ -161,8 +231,21 @@ def _judge(origin: str, lists: dict[str, bytes], found: dict[str, _Found], probl
             problems.append(f"{path} is listed differently in {MANIFEST_NAME} and {CHECKSUMS_NAME}")
     for path in sorted(sums.keys() | wanted.keys()):
         problems.extend(_problems_of(path, sums.get(path), listed.get(path), found.get(path)))
-    unlisted = found.keys() - sums.keys() - wanted.keys() - {CHECKSUMS_NAME, SIGNATURE_NAME}
-    problems.extend(f"{path} should not be there" for path in sorted(unlisted) if not _may_be_added(path))
+    # What a delta relies on does not travel with it, but may be beside it since it was installed.
+    relied_on = {file.path: file.sha256 for file in manifest.relies_on}
+    leftovers: list[str] = []
+    compiled: list[str] = []
+    for path in sorted(found.keys() - sums.keys() - wanted.keys() - {CHECKSUMS_NAME, SIGNATURE_NAME}):
+        if found[path].sha256 == relied_on.get(path) or _may_be_added(path):
+            continue
+        if found[path].sha256 in policy.known.get(path, ()):
+            leftovers.append(path)
+        elif path in relied_on:
+            problems.append(f"{path} is damaged")
+        elif (match := _COMPILED.fullmatch(path)) and f"{match['directory']}{match['module']}.py" in found:
+            compiled.append(path)
+        else:
+            problems.append(f"{path} should not be there")
     if problems:
         named = "; ".join(problems[:_MOST_NAMED])
         more = f"; and {len(problems) - _MOST_NAMED} more" if len(problems) > _MOST_NAMED else ""
@@ -172,10 +255,30 @@ def _judge(origin: str, lists: dict[str, bytes], found: dict[str, _Found], probl
         digest=sha256_of_bytes(lists[CHECKSUMS_NAME]),
         files=len(sums) + 1,
         size=sum(found[path].size for path in sums) + len(lists[CHECKSUMS_NAME]),
+        signer=signer,
+        sbom=sums.get(SBOM_NAME, "none"),
         interpreter=manifest.interpreter,
         targets=tuple(target.name for target in manifest.targets),
+        base=manifest.base,
     )
-    return Bundle(manifest, receipt)
+    return Bundle(manifest, receipt, tuple(leftovers), tuple(compiled))
+
+
+def _signer(origin: str, checksums: bytes, signature: bytes | None, signers: Path | None) -> str:
+    """Return the receipt's word on who signed; raise SignatureError when that is nobody who may."""
+    if signature is None:
+        if signers is not None:
+            raise SignatureError(
+                f"{origin} is not signed, and {signers} says who may: build it with --sign-key, with a key that is "
+                "listed there."
+            )
+        return "none"
+    try:
+        if signers is not None:
+            return str(verify_signature(checksums, signature, signers, BUNDLE_NAMESPACE))
+        return str(unchecked_signer(checksums, signature, BUNDLE_NAMESPACE))
+    except SignatureError as error:
+        raise SignatureError(f"{origin} is not accepted, because of {SIGNATURE_NAME}. {error}") from error
 
 
 def _problems_of(path: str, sha256: str | None, listed: ManifestFile | None, found: _Found | None) -> Iterator[str]:
@@ -188,9 +291,6 @@ def _problems_of(path: str, sha256: str | None, listed: ManifestFile | None, fou
 
 
 def _may_be_added(path: str) -> bool:
-    parts = path.split("/")
-    if any(part in _ADDED_DIRECTORIES for part in parts[:-1]):
-        return True
     return any(fnmatch.fnmatchcase(path, pattern) and path.count("/") == 1 for pattern in _ADDED_FILES)
 
 
@@ -213,8 +313,7 @@ def _walk(root: Path, problems: list[str]) -> Iterator[str]:
                 path = prefix + entry.name
                 mode = entry.stat(follow_symlinks=False).st_mode
                 if stat.S_ISDIR(mode):
-                    if entry.name not in _ADDED_DIRECTORIES:
-                        pending.append(f"{path}/")
+                    pending.append(f"{path}/")
                 elif stat.S_ISREG(mode):
                     yield path
                 else:
@@ -237,10 +336,9 @@ def _hash_stream(stream: IO[bytes]) -> _Found:
     return _Found(digest.hexdigest(), size)
 
 
-def _open_archive(path: Path) -> IO[bytes]:
-    with path.open("rb") as stream:
-        compressed = stream.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if compressed else path.open("rb")  # type: ignore[return-value]  # GzipFile reads
+def _without_wrapper(raw: io.BufferedReader) -> IO[bytes]:
+    compressed = raw.peek(2)[:2] == b"\x1f\x8b"
+    return gzip.GzipFile(fileobj=raw) if compressed else raw  # type: ignore[return-value]  # GzipFile reads
 
 
 def _name_in_bundle(member: tarfile.TarInfo, problems: list[str]) -> str | None:
@@ -258,17 +356,41 @@ def _name_in_bundle(member: tarfile.TarInfo, problems: list[str]) -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Verify the bundle that the first argument names, print the receipt or what is wrong, return the exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if len(given) != 1 or given[0].startswith("-"):
-        print("usage: python3 -m airgap.verify BUNDLE", file=sys.stderr)
-        return 2
+    """Verify the bundle that the arguments name, print the receipt or what is wrong, return the exit status."""
+    parser = argparse.ArgumentParser(prog="python3 -B -m airgap.verify", description="Check every file of a bundle.")
+    add_arguments(parser)
+    options = parser.parse_args(arguments)
     try:
-        print(verify(Path(given[0])).receipt)
+        bundle = verify(*options.bundle, signers=options.allowed_signers or site_signers())
     except AirgapError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    print(bundle.receipt)
+    if bundle.compiled:
+        print(f"note: {remark(bundle)}", file=sys.stderr)
     return 0
+
+
+def remark(bundle: Bundle) -> str:
+    """Return what to say of the compiled code in a bundle's directory."""
+    return (
+        f"Ansible left {len(bundle.compiled)} compiled files, which nothing can check ({bundle.compiled[0]}): "
+        "install-pag-controller.sh removes them, or remove the __pycache__ directories below ansible/."
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add to *parser* what says which bundle to verify, and whose to accept."""
+    parser.add_argument(
+        "bundle", type=Path, nargs="+", help="archive, directory where it was unpacked, or its volumes (several places)"
+    )
+    parser.add_argument(
+        "--allowed-signers",
+        type=Path,
+        metavar="FILE",
+        help="refuse a bundle that nobody listed in FILE signed (ssh-keygen(1), ALLOWED SIGNERS; default: "
+        "/etc/pag/allowed_signers where that exists)",
+    )
 
 
 if __name__ == "__main__":

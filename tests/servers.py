@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
 
 
 @dataclass
@@ -18,6 +21,23 @@ class FileServer:
     ranges: bool = True
     stall: threading.Event | None = None
     """When set to an event, the second half of each file waits for it."""
+    page: bytes | None = None
+    """A web page to answer every GET with, as a network's login does."""
+    redirects: dict[str, str] = field(default_factory=dict)
+    retry_after: str = ""
+    """What to say with the answers in *statuses*."""
+    length_error: int = 0
+    """Bytes by which the Content-Length of whole files is wrong; more than there are, or fewer."""
+    range_error: int = 0
+    """Bytes by which continued files start elsewhere than was asked for, and than the answer says."""
+    told_range_error: int = 0
+    """The same, and the answer says so."""
+    login: str = ""
+    """The Authorization header to demand."""
+    refused: tuple[str, ...] = ()
+    """Beginnings of paths to answer with 401."""
+    certificate: Path | None = None
+    """A file with a certificate and its key: speak TLS with it."""
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     half_sent: threading.Event = field(default_factory=threading.Event)
     url: str = ""
@@ -40,31 +60,43 @@ class _Handler(BaseHTTPRequestHandler):
         state = self.server.state
         state.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
         status = state.statuses.pop(0) if state.statuses and body else 200
-        content = state.files.get(self.path.partition("?")[0])
+        # A client that takes this server for its proxy asks with the whole address.
+        path = urlsplit(self.path).path
+        content = state.files.get(path)
+        if path.startswith(state.refused) or (state.login and self.headers.get("Authorization") != state.login):
+            status = 401
+        if path in state.redirects:
+            self._short(302, {"Location": state.redirects[path]})
+            return
+        if state.page is not None and body:
+            self._short(200, {"Content-Type": "text/html"}, state.page)
+            return
         if status >= 400 or content is None:
-            self.send_response(status if status >= 400 else 404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self._short(status if status >= 400 else 404, {"Retry-After": state.retry_after})
             return
         start = 0
         wanted = self.headers.get("Range", "")
         if wanted and state.ranges:
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
             if start >= len(content):
-                self.send_response(416)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self._short(416, {})
                 return
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            told = start + state.told_range_error
+            self.send_header("Content-Range", f"bytes {told}-{len(content) - 1}/{len(content)}")
+            start = told + state.range_error
         else:
             self.send_response(200)
+        whole = not start
         content = content[start:]
         self.send_header("Content-Type", state.content_types.get(self.path, "application/octet-stream"))
-        self.send_header("Content-Length", str(len(content)))
+        length = len(content) + (state.length_error if whole else 0)
+        self.send_header("Content-Length", str(length))
         self.end_headers()
         if not body:
             return
+        # The connection cannot be used for another answer when this one was not as long as it said.
+        self.close_connection = length != len(content)
         half = len(content) // 2
         try:
             self.wfile.write(content[:half])
@@ -79,6 +111,14 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True
 
+    def _short(self, status: int, headers: dict[str, str], content: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
@@ -86,13 +126,20 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, state: FileServer) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.state = state
+        if state.certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(state.certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing when a client leaves, as one does that does not trust the certificate."""
 
 
 @contextmanager
 def serve(**options: object) -> Iterator[FileServer]:
     state = FileServer(**options)  # type: ignore[arg-type]
     server = _Server(state)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    state.url = f"{'https' if state.certificate else 'http'}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -1,126 +1,36 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from servers import FileServer, serve
+from bundles import allow, make_key
+from small_world import DEB, WHEELS, World, small_world
 from wheels import lock_line, make_wheel, simple_page
 
-from airgap.build import Result, build
+from airgap.build import _check_room
 from airgap.cache import Cache
 from airgap.environment import Environment
-from airgap.errors import DownloadError, ResolutionError
-from airgap.flow_pack import pack_flow
+from airgap.errors import AirgapError, DownloadError, ResolutionError, SignatureError
 from airgap.hashing import sha256_of_bytes
-from airgap.manifest import Manifest
-from airgap.network import Network
-from airgap.plan import BuildOptions
+from airgap.manifest import PACKAGE_KINDS, Manifest
 from airgap.progress import Progress
-from airgap.resolve import Sources
 from airgap.sources.ansible_collections import COLLECTIONS
-from airgap.sources.apt import AptSource
+from airgap.sources.conda import CondaExtra
 from airgap.sources.interface import Download
-from airgap.targets import Target, parse_target
+from airgap.system_python import system_python_package
+from airgap.targets import parse_target
 from airgap.verify import verify
-
-DEB = b"!<arch>\ndebian package"
-WHEELS = {
-    ("prefect", "3.9"): make_wheel("prefect", "3.9"),
-    ("prefect", "3.10"): make_wheel("prefect", "3.10"),
-    ("cowpy", "1.0"): make_wheel("cowpy", "1.0"),
-    ("ansible_core", "2.19"): make_wheel("ansible_core", "2.19"),
-    ("uv", "0.13"): make_wheel("uv", "0.13"),
-    ("ansible", "12.0"): make_wheel(
-        "ansible",
-        "12.0",
-        files={
-            f"ansible_collections/{name.replace('.', '/')}/MANIFEST.json": '{"collection_info": {"version": "1.0"}}'
-            for name in COLLECTIONS
-        },
-    ),
-}
-
-
-class FakeApt(AptSource):
-    """apt's answers, without apt."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def resolve(self, packages: Sequence[str], target: Target) -> list[Download]:
-        return [
-            Download(
-                f"{self.url}/pool/{name}.deb",
-                f"mirror/apt/{target.name}/{name}_1_all.deb",
-                sha256_of_bytes(DEB),
-                len(DEB),
-                "deb",
-                name,
-                "1",
-                record={"Package": name, "Version": "1"},
-            )
-            for name in packages
-        ]
-
-
-@dataclass
-class World:
-    root: Path
-    server: FileServer
-    options: BuildOptions
-
-    def lock(self, path: str, *names: tuple[str, str]) -> None:
-        lines = "".join(lock_line(name.replace("_", "-"), version, WHEELS[name, version]) for name, version in names)
-        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / path).write_text(lines, encoding="utf-8")
-
-    def build(self, progress: Progress | None = None, **changes: object) -> Result:
-        options = replace(self.options, **changes)  # type: ignore[arg-type]
-        network = Network(indexes=(f"{self.server.url}/simple",), timeout=5)
-        sources = replace(Sources.of(options, network), apt=FakeApt(self.server.url))
-        return build(options, network, progress or Progress(), lambda choice: None, sources)
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    root = tmp_path / "checkout"
-    for name in (
-        "README.md",
-        "install-pag-controller.sh",
-        "ansible/main.yml",
-        "airgap/__init__.py",
-        "flows/demo/main.py",
-    ):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(name, encoding="utf-8")
-    files: dict[str, bytes] = {}
-    for (name, version), content in WHEELS.items():
-        files[f"/files/{name}-{version}-py3-none-any.whl"] = content
-    for project in {name for name, _ in WHEELS}:
-        offered = {f"{n}-{v}-py3-none-any.whl": content for (n, v), content in WHEELS.items() if n == project}
-        files[f"/simple/{project.replace('_', '-')}/"] = simple_page(offered)
-    files["/pool/rsync.deb"] = DEB
-    with serve(files=files) as server:
-        options = BuildOptions(
-            root=root,
-            cache=tmp_path / "cache",
-            output=tmp_path / "out" / "bundle.tar.gz",
-            targets=(parse_target("debian-12"),),
-            python="system",
-            flows=(root / "flows/demo",),
-        )
-        made = World(root, server, options)
-        made.lock("requirements/prefect.txt", ("prefect", "3.9"))
-        made.lock("requirements/controller.txt", ("ansible_core", "2.19"))
-        made.lock("requirements/toolkit.txt", ("uv", "0.13"))
-        made.lock("requirements/collections.txt", ("ansible", "12.0"))
-        made.lock("flows/demo/requirements.txt", ("prefect", "3.9"), ("cowpy", "1.0"))
-        (root / "requirements/apt.txt").write_text("rsync\n", encoding="utf-8")
-        yield made
+    with small_world(tmp_path) as world:
+        yield world
 
 
 def read(archive: Path, name: str) -> bytes:
@@ -148,6 +58,21 @@ def test_a_bundle_is_whole_and_its_manifest_is_what_its_reader_expects(world: Wo
     assert "mirror/apt/debian-12-x86_64/Packages" in listed
     assert not [path for path in listed if path.startswith("mirror/pypi/ansible-12")]
     assert f"ansible/collections/ansible_collections/{COLLECTIONS[0].replace('.', '/')}/MANIFEST.json" in listed
+
+
+def test_the_bill_of_materials_has_every_package_and_its_users(world: World) -> None:
+    output = world.build().output
+    assert output is not None
+    bundle = verify(output)
+    content = read(output, "sbom.cdx.json")
+    assert bundle.receipt.sbom == sha256_of_bytes(content)
+    document = json.loads(content)
+    hashes = {c["bom-ref"]: c["hashes"][0]["content"] for c in document["components"] if "hashes" in c}
+    packages = {file.path: file.sha256 for file in bundle.manifest.files if file.kind in PACKAGE_KINDS}
+    assert hashes == packages
+    uses = {entry["ref"]: entry.get("dependsOn", []) for entry in document["dependencies"]}
+    assert "mirror/pypi/cowpy-1.0-py3-none-any.whl" in uses["environments/demo.debian-12-x86_64.json"]
+    assert uses["debian-12-x86_64"] == ["mirror/apt/debian-12-x86_64/rsync_1_all.deb"]
 
 
 def test_environments_are_described_file_by_file(world: World) -> None:
@@ -197,12 +122,87 @@ def test_an_interrupted_build_leaves_no_output_and_goes_on(world: World) -> None
     assert len(result.missing) <= len(result.contents.downloads) - kept
 
 
-def test_a_damaged_cache_entry_does_not_get_into_a_bundle(world: World) -> None:
+class Noting(Progress):
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    @contextmanager
+    def step(self, text: str) -> Iterator[None]:
+        self.steps.append(text)
+        yield
+
+
+@pytest.mark.parametrize("wheel", [("cowpy", "1.0"), ("ansible", "12.0"), ("uv", "0.13")])
+@pytest.mark.parametrize("same_size", [True, False])
+def test_a_damaged_cache_entry_does_not_get_into_a_bundle(
+    world: World, wheel: tuple[str, str], same_size: bool
+) -> None:
     world.build()
     before = world.options.output.read_bytes()
-    Cache(world.options.cache).path(sha256_of_bytes(WHEELS["cowpy", "1.0"])).write_bytes(b"evil")
-    assert len(world.build().missing) == 1
+    content = WHEELS[wheel]
+    middle = len(content) // 2
+    damaged = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :] if same_size else b"evil"
+    Cache(world.options.cache).path(sha256_of_bytes(content)).write_bytes(damaged)
+    progress = Noting()
+    assert [download.sha256 for download in world.build(progress).missing] == [sha256_of_bytes(content)]
+    assert any("damaged in the cache" in step and wheel[0] in step for step in progress.steps)
     assert world.options.output.read_bytes() == before
+
+
+def test_all_damaged_cache_entries_are_fetched_again_at_once(world: World) -> None:
+    world.build(split_size=1024**2)
+    before = {path.name: path.read_bytes() for path in world.options.output.parent.iterdir()}
+    for name in (("cowpy", "1.0"), ("uv", "0.13")):
+        Cache(world.options.cache).path(sha256_of_bytes(WHEELS[name])).write_bytes(bytes(len(WHEELS[name])))
+    assert len(world.build(split_size=1024**2).missing) == 2
+    assert {path.name: path.read_bytes() for path in world.options.output.parent.iterdir()} == before
+
+
+def test_an_error_that_is_not_the_caches_is_not_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def fail(*_arguments: object) -> int:
+        tries.append(1)
+        raise ResolutionError("something else")
+
+    monkeypatch.setattr("airgap.build.write_archive", fail)
+    with pytest.raises(ResolutionError, match="something else"):
+        world.build()
+    assert len(tries) == 1
+
+
+def test_a_bundle_in_volumes_and_signed_is_the_same_bundle(world: World, tmp_path: Path) -> None:
+    plain = world.build()
+    key = make_key(tmp_path / "alice")
+    result = world.build(split_size=1024**2, sign_key=key)
+    assert (result.digest, result.volumes) == (plain.digest, 3)
+    assert result.output == world.options.output.with_name("bundle.tar.gz.sha256")
+    assert result.size == sum(path.stat().st_size for path in result.output.parent.glob("bundle.tar.gz.0*"))
+    assert (result.output.parent / "install-pag-controller.sh").read_text() == "install-pag-controller.sh"
+    receipt = verify(result.output, signers=allow(tmp_path / "signers", key)).receipt
+    assert receipt.signer.startswith("alice@site (ED25519 ")
+    assert receipt.digest == plain.digest
+
+
+def test_a_key_that_is_not_there_is_told_before_anything_is_fetched(world: World, tmp_path: Path) -> None:
+    with pytest.raises(SignatureError, match="is not there"):
+        world.build(sign_key=tmp_path / "nothing")
+    assert not world.server.requests
+
+
+def test_room_for_cache_and_output_is_added_where_they_share_a_disk(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download = Download("", "mirror/pypi/a.whl", "0" * 64, 1_000_000, "wheel", "a", "1")
+    cache = Cache(world.options.cache)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1_500_000}))
+    with pytest.raises(AirgapError, match=r"cache and .*out: 1\.5 MB are free there and 2\.0 MB are needed: make room"):
+        _check_room(world.options, [download], {download.sha256: 1_000_000}, cache)
+    # What a killed build left is as good as room.
+    world.options.output.parent.mkdir()
+    for name in (".bundle.tar.gz.part", ".bundle.tar.gz.part.1"):
+        (world.options.output.parent / name).write_bytes(os.urandom(300_000))
+    _check_room(world.options, [download], {download.sha256: 1_000_000}, cache)
 
 
 def test_a_dry_run_fetches_and_writes_nothing(world: World) -> None:
@@ -210,9 +210,8 @@ def test_a_dry_run_fetches_and_writes_nothing(world: World) -> None:
     assert result.output is None
     assert not world.options.output.exists()
     assert not (world.options.cache / "sha256").exists()
-    assert sum(result.sizes.values()) == sum(len(WHEELS[key]) for key in WHEELS if key != ("prefect", "3.10")) + len(
-        DEB
-    )
+    locked = [content for key, content in WHEELS.items() if key not in (("prefect", "3.10"), ("cowpy", "1.1"))]
+    assert sum(result.sizes.values()) == sum(map(len, locked)) + len(DEB)
 
 
 def test_a_flow_with_a_newer_prefect_is_refused_before_anything_is_fetched(world: World) -> None:
@@ -256,13 +255,35 @@ def test_no_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         world.build()
 
 
-def test_a_flow_is_packed_alone(world: World, tmp_path: Path) -> None:
-    options = replace(world.options, output=tmp_path / "packed-env.tar")
-    network = Network(indexes=(f"{world.server.url}/simple",), timeout=5)
-    environment, choice = pack_flow(options, network, Progress(), lambda choice: None)
-    assert choice.interpreter == "system"
-    assert [file.name for file in environment.wheels] == ["prefect", "cowpy"]
-    with tarfile.open(options.output) as tar:
-        names = tar.getnames()
-    assert "pypi/cowpy-1.0-py3-none-any.whl" in names
-    assert "pixi-pack.json" in names
+def test_extra_packages_are_in_the_mirror_its_index_and_the_manifest(world: World) -> None:
+    world.lock("tools.txt", ("cowpy", "1.1"))
+    file, package = system_python_package(parse_target("debian-13"))
+    name = file.path.rpartition("/")[2]
+    world.server.files[f"/forge/linux-64/{name}"] = file.content
+    extra = CondaExtra(url=f"{world.server.url}/forge/linux-64/{name}", sha256=package.sha256)
+    output = world.build(
+        extra_wheels=(world.root / "tools.txt",), extra_conda=(extra,), extra_debs=("htop",), version="1"
+    ).output
+    assert output is not None
+    listed = {listed.path: listed for listed in verify(output).manifest.files}
+    assert listed["mirror/pypi/cowpy-1.1-py3-none-any.whl"].kind == "wheel"
+    assert listed[f"mirror/conda/linux-64/{name}"].sha256 == package.sha256
+    assert listed["mirror/apt/debian-12-x86_64/htop_1_all.deb"].name == "htop"
+    assert b"cowpy-1.1-" in read(output, "mirror/pypi/simple/cowpy/index.html")
+    assert b"Package: htop" in read(output, "mirror/apt/debian-12-x86_64/Packages")
+    record = json.loads(read(output, "mirror/conda/linux-64/repodata.json"))["packages"][name]
+    assert (record["name"], record["sha256"]) == ("python", package.sha256)
+    bill = read(output, "sbom.cdx.json")
+    assert b"pkg:pypi/cowpy@1.1" in bill
+    assert b"pkg:deb/debian/htop@1" in bill
+
+
+def test_an_extra_wheel_of_another_content_under_the_same_name_is_refused(world: World) -> None:
+    wheel = make_wheel("cowpy", "1.0", files={"cowpy.py": "other"})
+    (world.root / "tools.txt").write_text(lock_line("cowpy", "1.0", wheel), encoding="utf-8")
+    page = simple_page({"cowpy-1.0-py3-none-any.whl": wheel})
+    # At an address of its own, so that it can be fetched before the two are seen to be different.
+    world.server.files["/simple/cowpy/"] += page.replace(b"../../files/", b"../../other/")
+    world.server.files["/other/cowpy-1.0-py3-none-any.whl"] = wheel
+    with pytest.raises(ResolutionError, match=r"different files with the name cowpy-1\.0"):
+        world.build(extra_wheels=(world.root / "tools.txt",))

@@ -37,7 +37,7 @@ def test_makes_the_environment_once_and_hands_over(
 ) -> None:
     made: list[Path] = []
 
-    def make(directory: Path, requirements: Path, quiet: bool) -> None:
+    def make(directory: Path, requirements: Path, arguments: list[str]) -> None:
         made.append(directory)
         directory.mkdir()
         (directory / "complete").touch()
@@ -84,3 +84,20 @@ def test_a_cache_that_cannot_be_written_to(
     (tmp_path / "file").touch()
     assert entry.main(["--cache", str(tmp_path / "file" / "cache")]) == 1
     assert "name another one with --cache" in capsys.readouterr().err
+
+
+def test_what_the_command_line_says_of_the_network_counts_for_pip_too(entry: ModuleType) -> None:
+    arguments = [
+        "--index",
+        "https://a.invalid/simple",
+        "--index=https://b.invalid/simple",
+        "--proxy",
+        "http://p.invalid",
+    ]
+    assert entry._pip_variables([*arguments, "--ca-file=/ca.pem"]) == {
+        "PIP_INDEX_URL": "https://a.invalid/simple",
+        "PIP_EXTRA_INDEX_URL": "https://b.invalid/simple",
+        "PIP_PROXY": "http://p.invalid",
+        "PIP_CERT": "/ca.pem",
+    }
+    assert entry._pip_variables(["--target", "debian-12"]) == {}

@@ -27,6 +27,22 @@ def test_a_damaged_file_is_no_hit_and_is_removed(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize("size", [None, 7])
+def test_what_is_hashed_later_need_only_be_there(tmp_path: Path, size: int | None) -> None:
+    cache = Cache(tmp_path)
+    assert cache.present(SHA256, size) is None
+    path = cache.store(b"content")
+    path.write_bytes(b"contend")
+    assert cache.present(SHA256, size) == path
+
+
+def test_a_file_of_another_size_is_not_present_and_is_removed(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    path = cache.store(b"content")
+    assert cache.present(SHA256, 8) is None
+    assert not path.exists()
+
+
 def test_the_default_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "pag"

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
 import threading
+import time
+from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -8,11 +13,12 @@ from servers import FileServer, serve
 
 from airgap.cache import Cache
 from airgap.errors import DownloadError
-from airgap.fetch import Fetcher, FetchOptions
+from airgap.fetch import Fetcher
 from airgap.hashing import sha256_of_bytes
-from airgap.network import Network
+from airgap.network import Network, NetworkOptions
 from airgap.progress import Progress
 from airgap.sources.interface import Download
+from airgap.transfer import FetchOptions
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB: several blocks
 
@@ -86,6 +92,7 @@ def refusal(cache: Cache, server: FileServer, **options: object) -> str:
         fetcher(cache).fetch([download(f"{server.url.replace('//', '//me:secret@')}/t/tk-1/a", **options)])  # type: ignore[arg-type]
     message = str(raised.value)
     assert "a.whl" in message
+    assert message.count("\n") == 0
     assert "secret" not in message
     assert "tk-1" not in message
     return message
@@ -93,7 +100,7 @@ def refusal(cache: Cache, server: FileServer, **options: object) -> str:
 
 def test_a_file_with_another_hash_is_refused_and_not_kept(cache: Cache) -> None:
     with serve(files={"/t/tk-1/a": b"evil"}) as server:
-        assert "SHA-256 differs" in refusal(cache, server)
+        assert "its SHA-256 differs" in refusal(cache, server)
     assert not list((cache.root / "sha256").rglob("*"))
     assert cache.partial(sha256_of_bytes(CONTENT)).read_bytes() == b""
 
@@ -144,7 +151,7 @@ def test_files_of_a_local_mirror(cache: Cache, tmp_path: Path) -> None:
     wanted = download((tmp_path / "my file.whl").as_uri())
     assert fetcher(cache).sizes([wanted]) == {wanted.sha256: len(CONTENT)}
     assert fetcher(cache).fetch([wanted])[wanted.path].read_bytes() == CONTENT
-    with pytest.raises(DownloadError, match="is not at"):
+    with pytest.raises(DownloadError, match="not at that place"):
         fetcher(cache).fetch([download((tmp_path / "none").as_uri(), b"other")])
 
 
@@ -158,3 +165,200 @@ def test_sizes_are_asked_for_where_they_are_unknown(cache: Cache) -> None:
         assert fetcher(cache).sizes([known, asked, gone]) == {
             known.sha256: 7, asked.sha256: len(CONTENT), gone.sha256: 0,
         }  # fmt: skip
+
+
+PAGE = b"<!DOCTYPE html>\n<html><title>Welcome</title>Please log in</html>"
+
+
+@pytest.mark.parametrize("left", [b"", CONTENT[:300_000]])
+def test_a_login_page_in_place_of_a_file_is_named_and_what_was_there_is_kept(cache: Cache, left: bytes) -> None:
+    with serve(page=PAGE) as server:
+        partial = cache.partial(sha256_of_bytes(CONTENT))
+        partial.parent.mkdir(parents=True)
+        partial.write_bytes(left)
+        assert "is a web page and not the file" in refusal(cache, server)
+        assert partial.read_bytes() == left
+    assert len(server.requests) == 1
+
+
+def test_a_redirect_to_a_login_page_names_where_it_leads(cache: Cache) -> None:
+    with serve(page=PAGE) as portal, serve(redirects={"/t/tk-1/a": f"{portal.url}/login?s=secret"}) as server:
+        assert f"after leading on to {portal.url} is a web page" in refusal(cache, server)
+
+
+def test_a_redirect_to_the_file_is_followed(cache: Cache) -> None:
+    with serve(files={"/b": CONTENT}) as other, serve(redirects={"/a": f"{other.url}/b"}) as server:
+        assert fetcher(cache).fetch([download(f"{server.url}/a")])
+
+
+def test_redirects_without_end_are_named(cache: Cache) -> None:
+    with serve(redirects={"/t/tk-1/a": "/t/tk-1/a"}) as server:
+        assert "round in circles" in refusal(cache, server)
+
+
+@pytest.mark.parametrize("size", [None, len(CONTENT)])
+def test_a_server_that_promises_more_than_there_is(cache: Cache, size: int | None) -> None:
+    with serve(files={"/a": CONTENT}, length_error=1000) as server:
+        wanted = download(f"{server.url}/a", size=size)
+        assert fetcher(cache).fetch([wanted])[wanted.path].read_bytes() == CONTENT
+
+
+def test_a_server_that_promises_less_than_there_is(cache: Cache) -> None:
+    with serve(files={"/a": CONTENT}, length_error=-1000) as server:
+        wanted = download(f"{server.url}/a", size=len(CONTENT))
+        assert fetcher(cache).fetch([wanted])[wanted.path].read_bytes() == CONTENT
+    with serve(files={"/t/tk-1/a": CONTENT}, length_error=-1000) as server:
+        wrong = Cache(cache.root / "second")
+        assert "SHA-256 differs" in refusal(wrong, server)
+
+
+@pytest.mark.parametrize("manners", [{"range_error": 10}, {"told_range_error": 10}, {"range_error": -10}])
+def test_a_server_that_continues_at_another_place_is_asked_for_the_whole_file(
+    cache: Cache, manners: dict[str, int]
+) -> None:
+    with serve(files={"/a": CONTENT}, statuses=[0], **manners) as server:
+        wanted = download(f"{server.url}/a", size=len(CONTENT) if manners.get("range_error", 0) >= 0 else None)
+        assert fetcher(cache, attempts=5).fetch([wanted])[wanted.path].read_bytes() == CONTENT
+    assert "range" in server.requests[1][1]
+    assert "range" not in server.requests[-1][1]
+
+
+def test_a_server_that_stalls_is_left_and_continued(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    stall = threading.Event()
+    with serve(files={"/a": CONTENT}, stall=stall) as server:
+        monkeypatch.setattr(Progress, "note", lambda self, text: stall.set())
+        options = FetchOptions(workers=1, attempts=3, first_pause=2)
+        wanted = download(f"{server.url}/a")
+        fetched = Fetcher(cache, Network(timeout=0.3), Progress(), options).fetch([wanted])
+        assert fetched[wanted.path].read_bytes() == CONTENT
+    assert server.requests[-1][1]["range"] == f"bytes={len(CONTENT) // 2}-"
+
+
+@pytest.mark.parametrize("value", ["1", "later"])
+def test_a_server_that_asks_to_wait_is_waited_for(cache: Cache, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if value == "later":
+        value = formatdate(time.time() + 2, usegmt=True)
+    with serve(files={"/a": CONTENT}, statuses=[429], retry_after=value) as server:
+        started = time.monotonic()
+        fetcher(cache).fetch([download(f"{server.url}/a")])
+    assert 0.9 <= time.monotonic() - started < 5
+
+
+class Notes(Progress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"statuses": [404]},
+        {"statuses": [503] * 9},
+        {"files": {"/a": b"evil"}},
+        {"page": PAGE},
+        {"redirects": {"/a": "/login"}, "page": PAGE},
+    ],
+)
+def test_the_next_mirror_is_taken_where_one_fails(cache: Cache, first: dict[str, object]) -> None:
+    notes = Notes()
+    with serve(**first) as bad, serve(files={"/a": CONTENT}) as good:
+        wanted = replace(download(f"{bad.url}/a"), mirrors=(f"{good.url}/a",))
+        assert fetcher(cache, notes).fetch([wanted])[wanted.path].read_bytes() == CONTENT
+    assert f"{bad.url} failed" in notes.notes[-1]
+    assert f"trying {good.url}" in notes.notes[-1]
+
+
+def test_the_next_mirror_goes_on_where_the_first_broke_off(cache: Cache) -> None:
+    with serve(files={"/a": CONTENT}, statuses=[0, 503, 503, 503]) as bad, serve(files={"/a": CONTENT}) as good:
+        wanted = replace(download(f"{bad.url}/a"), mirrors=(f"{good.url}/a",))
+        assert fetcher(cache).fetch([wanted])[wanted.path].read_bytes() == CONTENT
+    assert good.requests[0][1]["range"] == f"bytes={len(CONTENT) // 2}-"
+
+
+def test_a_mirror_that_is_silent_is_asked_last_from_then_on(cache: Cache) -> None:
+    contents = [bytes([number]) * 1000 for number in range(4)]
+    files = {f"/{number}": content for number, content in enumerate(contents)}
+    with serve(statuses=[503] * 99) as bad, serve(files=files) as good:
+        wanted = [
+            replace(download(f"{bad.url}/{n}", content, name=f"{n}.whl"), mirrors=(f"{good.url}/{n}",))
+            for n, content in enumerate(contents)
+        ]
+        options = FetchOptions(workers=1, attempts=3, first_pause=0.01)
+        assert len(Fetcher(cache, Network(timeout=5), Progress(), options).fetch(wanted)) == 4
+    assert {path for path, _ in bad.requests} == {bad.requests[0][0]}
+
+
+def test_when_every_mirror_fails_each_is_named_with_its_reason(cache: Cache) -> None:
+    with serve(statuses=[404]) as first, serve(page=PAGE) as second:
+        wanted = replace(download(f"{first.url}/a"), mirrors=(f"{second.url}/a",))
+        with pytest.raises(DownloadError) as raised:
+            fetcher(cache).fetch([wanted])
+    assert f"from {first.url} (the server answered 404), nor from {second.url} (the answer is a web page" in str(
+        raised.value
+    )
+
+
+def test_files_are_fetched_while_others_are_looked_for(cache: Cache) -> None:
+    with serve(files={"/a": CONTENT, "/b": b"b"}) as server, fetcher(cache).start() as fetching:
+        fetching.add([download(f"{server.url}/a")])
+        assert server.half_sent.wait(5)
+        fetching.add([download(f"{server.url}/b", b"b", name="b.whl")])
+        fetched = fetching.finish()
+    assert set(fetched) == {"mirror/pypi/a.whl", "mirror/pypi/b.whl"}
+    assert [wanted.path for wanted in fetching.missing] == ["mirror/pypi/a.whl", "mirror/pypi/b.whl"]
+
+
+def test_a_failure_stops_who_still_looks_for_files(cache: Cache) -> None:
+    with serve() as server, fetcher(cache).start() as fetching:
+        fetching.add([download(f"{server.url}/a")])
+        with pytest.raises(DownloadError, match="404"):
+            fetching.finish()
+        with pytest.raises(DownloadError, match="404"):
+            fetching.add([])
+
+
+def test_logins_come_from_netrc(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    with serve(files={"/a": CONTENT}, login="Basic bWU6c2VjcmV0") as server:
+        assert fetcher(cache).fetch([download(f"{server.url}/a")])
+
+
+def test_files_come_through_the_proxy_that_was_named(cache: Cache) -> None:
+    with serve(files={"/a": CONTENT}) as proxy:
+        wanted = download("http://files.invalid/a")
+        network = Network(proxy=proxy.url, timeout=5)
+        assert Fetcher(cache, network).fetch([wanted])[wanted.path].read_bytes() == CONTENT
+    assert proxy.requests[0][0] == wanted.url
+
+
+def test_a_certificate_counts_when_its_authority_was_named(cache: Cache, tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    both, authority = tmp_path / "both.pem", tmp_path / "ca.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", both, "-out", authority]
+    subprocess.run(command, check=True, capture_output=True)
+    both.write_bytes(both.read_bytes() + authority.read_bytes())
+    with serve(files={"/a": CONTENT}, certificate=both) as server:
+        wanted = download(f"{server.url}/a")
+        with pytest.raises(DownloadError, match=r"the certificate is not trusted here\): .*--ca-file"):
+            fetcher(cache).fetch([wanted])
+        network = Network(timeout=5).with_options(NetworkOptions(ca_file=authority))
+        assert Fetcher(cache, network).fetch([wanted])

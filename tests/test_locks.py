@@ -180,3 +180,10 @@ def test_keeps_tokens_out_of_records_errors_and_representations(tmp_path: Path) 
     message = refusal(broken)
     assert "tk-123" not in message
     assert "geheim" not in message
+
+
+@pytest.mark.parametrize("channel", [CHANNEL, "https://me:pw@h.example/t/tk-1/conda-forge"])
+def test_a_channels_name_is_the_end_of_its_address(tmp_path: Path, channel: str) -> None:
+    url = PYTHON.replace(CHANNEL, channel)
+    (package,) = read_lock(write_lock(tmp_path, conda(url), channel=channel), "default", "linux-64").conda
+    assert package.channel_name == "conda-forge"

@@ -2,19 +2,24 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from executables import make_executable
 from wheels import make_wheel
 
 from airgap.environment import Environment, PackageFile
-from airgap.errors import PackError
+from airgap.errors import ManifestError, PackError
 from airgap.hashing import sha256_of_bytes, sha256_of_file
+from airgap.index_formats import parse_project, parse_repodata
 from airgap.manifest import Manifest, ManifestFile
 from airgap.pack import ImportedPack, import_pack, main, read_pack, write_pack
+from airgap.pack_import import forget_pack
+from airgap.pack_writer import Thin
 from airgap.system_python import system_python_package
 from airgap.targets import parse_target
 
@@ -52,9 +57,9 @@ class Site:
         ]
         return Environment("x", TARGET.name, "system", "3.11", "linux-64", (python,), tuple(wheels))
 
-    def write(self, environment: Environment) -> None:
+    def write(self, environment: Environment, without: Collection[str] = ()) -> None:
         self.pack.parent.mkdir(exist_ok=True)
-        write_pack(environment, lambda path: self.directory / "source" / path, self.pack)
+        write_pack(environment, lambda path: self.directory / "source" / path, self.pack, Thin("ab" * 32, without))
         lines = [f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in environment.wheels]
         (self.directory / "flow/requirements.txt").write_text("".join(lines))
 
@@ -236,6 +241,14 @@ def test_takes_wheels_that_the_bundle_knows(site: Site) -> None:
     assert site.bring(manifest=write_manifest(site, site.environment())).changed
 
 
+def test_takes_wheels_that_a_delta_relies_on(site: Site) -> None:
+    (site.pack.parent / "requirements.txt").unlink()
+    path = write_manifest(site, site.environment())
+    manifest = Manifest.from_file(path)
+    path.write_text(replace(manifest, files=(), relies_on=manifest.files, base="ab" * 32).to_json())
+    assert site.bring(manifest=path).changed
+
+
 def test_refuses_another_file_than_the_bundles_of_the_same_name(site: Site) -> None:
     environment = site.environment()
     other = replace(environment, wheels=tuple(replace(wheel, sha256="0" * 64) for wheel in environment.wheels))
@@ -296,8 +309,10 @@ def test_refuses_an_incomplete_pack(site: Site, missing: str, reason: str) -> No
 
 
 def test_refuses_what_is_no_archive(site: Site) -> None:
-    site.pack.write_bytes(b"#!/bin/sh\n" + bytes(4096))
+    site.pack.write_bytes(b"PK" + bytes(4096))
     assert "is no pack" in site.refusal()
+    site.pack.write_bytes(b"#!/bin/sh\n" + bytes(4096))
+    assert "is a script, and no pack" in site.refusal()
     site.pack.unlink()
     assert "cannot be read" in site.refusal()
 
@@ -328,6 +343,195 @@ def test_command_line_prints_one_line_or_one_sentence(site: Site, capsys: pytest
     site.pack.write_bytes(b"")
     assert main(arguments) == 1
     assert capsys.readouterr().err.startswith(f"error: {site.pack} is no plain tar archive")
+
+
+def test_what_it_brings_is_in_the_mirrors_indexes(site: Site) -> None:
+    imported = site.bring()
+    page = (site.mirror / "pypi/simple/cowpy/index.html").read_text()
+    assert parse_project(page) == {
+        wheel.path[5:]: wheel.sha256 for wheel in imported.environment.wheels if wheel.name == "cowpy"
+    }
+    index = (site.mirror / "conda/linux-64/repodata.json").read_text()
+    (python,) = imported.environment.conda
+    assert parse_repodata(index) == {"python-3.11-system_0.tar.bz2": python.record}
+
+
+def test_what_an_import_created_can_be_taken_back(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    small = site.environment({PREFECT: CONTENTS[PREFECT]})
+    site.write(small)
+    site.bring()
+    before = site.state()
+    site.write(site.environment())
+    imported = site.bring()
+    assert site.state() != before
+    assert main(["forget", "--mirror", str(site.mirror), *map(str, imported.created)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"changed": True}
+    assert site.state() == before
+    forget_pack(imported.created, site.mirror)
+    assert site.state() == before
+
+
+def test_an_index_that_cannot_be_read_leaves_nothing_behind(site: Site) -> None:
+    (site.mirror / "conda/linux-64").mkdir(parents=True)
+    (site.mirror / "conda/linux-64/repodata.json").write_text("{")
+    before = site.state()
+    with pytest.raises(ManifestError, match=r"repodata\.json is no index"):
+        site.bring()
+    assert site.state() == before
+
+
+@pytest.fixture
+def thin(site: Site) -> Site:
+    """A site whose pack relies on Prefect, which the controller's mirror has, with the nodes' Python."""
+    environment = site.environment()
+    relied_on = {PREFECT, environment.conda[0].path}
+    site.write(environment, relied_on)
+    for path in relied_on:
+        (site.mirror / path).parent.mkdir(parents=True)
+        (site.mirror / path).write_bytes((site.directory / "source" / path).read_bytes())
+    return site
+
+
+def test_a_thin_pack_brings_what_the_mirror_lacks(thin: Site) -> None:
+    assert [package.path for package in read_pack(thin.pack).relied_on] == [
+        "conda/linux-64/python-3.11-system_0.tar.bz2",
+        PREFECT,
+    ]
+    assert thin.bring(check=True).changed
+    imported = thin.bring()
+    assert [path.name for path in imported.created] == [
+        "cowpy-1.1.5-py3-none-any.whl",
+        imported.description.name,
+    ]
+    assert imported.environment.digest == thin.environment().digest
+    described = Environment.from_file(imported.description)
+    assert sorted(described.files, key=str) == sorted(thin.environment().files, key=str)
+    assert not thin.bring().changed
+
+
+def test_a_thin_pack_says_that_it_is_one(thin: Site) -> None:
+    with tarfile.open(thin.pack) as archive:
+        names = archive.getnames()
+        contents = {name: archive.extractfile(name).read() for name in names}  # type: ignore[union-attr]
+    assert names == [
+        "channel/linux-64/repodata.json", "channel/noarch/repodata.json", "environment.yml", "pixi-pack.json",
+        "pypi/cowpy-1.1.5-py3-none-any.whl", "relies-on.json",
+    ]  # fmt: skip
+    # pixi-unpack compares this with "1" and refuses anything else.
+    assert json.loads(contents["pixi-pack.json"])["version"] == "1-thin"
+    assert contents["environment.yml"].startswith(b"# A thin pack: it relies on 2 packages that the site has")
+    relied_on = json.loads(contents["relies-on.json"])
+    assert relied_on["base"] == "ab" * 32
+    wheel = next(wheel for wheel in thin.environment().wheels if wheel.path == PREFECT)
+    assert {"path": PREFECT, "sha256": wheel.sha256, "size": wheel.size} in relied_on["packages"]
+
+
+def test_a_pack_that_leaves_nothing_out_is_no_thin_one(site: Site) -> None:
+    plain = site.pack.read_bytes()
+    site.write(site.environment(), {"pypi/unknown-1-py3-none-any.whl"})
+    assert site.pack.read_bytes() == plain
+
+
+def test_refuses_a_thin_pack_whose_packages_are_not_there(thin: Site) -> None:
+    (thin.mirror / PREFECT).unlink()
+    size = len(CONTENTS[PREFECT])
+    message = thin.refusal()
+    assert f"is thin and relies on 1 packages ({size} bytes) that the controller's mirror does not have" in message
+    assert message.splitlines()[1:] == [f"  {PREFECT} ({size} bytes)"]
+
+
+def test_refuses_a_thin_pack_when_the_mirror_has_another_file(thin: Site) -> None:
+    (thin.mirror / PREFECT).write_bytes(b"another")
+    assert f"The mirror has another {PREFECT}" in thin.refusal()
+
+
+def test_what_a_thin_pack_relies_on_must_be_locked_too(thin: Site) -> None:
+    (thin.pack.parent / "requirements.txt").write_text("")
+    assert "whose hash is not in requirements.txt (cowpy-1.1.5-py3-none-any.whl, prefect-" in thin.refusal()
+
+
+@pytest.mark.parametrize(
+    "packages",
+    [
+        [{"path": "pypi/../../etc/passwd", "sha256": "0" * 64, "size": 1}],
+        [{"path": "/etc/passwd", "sha256": "0" * 64, "size": 1}],
+        [{"path": "conda/noarch/repodata.json", "sha256": "0" * 64, "size": 1}],
+        [{"path": "pypi/x-1-py3-none-any.whl", "sha256": "no", "size": 1}],
+        [{"path": "pypi/x-1-py3-none-any.whl"}],
+        [{"path": "pypi/x-1.tar.gz", "sha256": "0" * 64, "size": 1}],
+        {"path": 1},
+    ],
+)
+def test_refuses_what_no_thin_pack_relies_on(thin: Site, packages: object) -> None:
+    listed = json.dumps({"format_version": 1, "base": "ab" * 32, "packages": packages}).encode()
+    thin.rewrite(lambda members: members.update({"relies-on.json": listed}))
+    message = thin.refusal()
+    assert "relies-on.json that cannot be read" in message or "is no wheel" in message
+
+
+def test_refuses_a_thin_pack_that_holds_what_it_relies_on(thin: Site) -> None:
+    thin.rewrite(lambda members: members.update({PREFECT: CONTENTS[PREFECT]}))
+    assert f"holds {PREFECT} and relies on it as well" in thin.refusal()
+
+
+def test_a_list_in_a_full_pack_is_refused(site: Site) -> None:
+    listed = json.dumps({"format_version": 1, "base": "ab" * 32, "packages": []}).encode()
+    site.rewrite(lambda members: members.update({"relies-on.json": listed}))
+    assert "format version '1', and '1-thin' is read" in site.refusal()
+
+
+@pytest.fixture
+def executable(site: Site) -> Site:
+    """A site whose pack is pixi-pack's executable; its pixi-unpack lists the archive."""
+    lister = b"#!/bin/sh\ntar --list --file=$1\n"
+    site.pack.write_bytes(make_executable(site.pack.read_bytes(), lister))
+    return site
+
+
+def test_reads_an_executable(executable: Site) -> None:
+    listed = subprocess.run(["/bin/bash", executable.pack], capture_output=True, text=True, check=True).stdout
+    assert PREFECT in listed.splitlines()
+    imported = executable.bring()
+    assert imported.environment.digest == executable.environment().digest
+    for file in imported.environment.files:
+        assert sha256_of_file(executable.mirror / file.path) == file.sha256
+
+
+def test_reads_directories_and_an_archive_of_any_length(site: Site) -> None:
+    """pixi-pack's archives have entries for directories, and end in two blocks."""
+
+    def with_directories(members: dict[str, bytes | tarfile.TarInfo]) -> None:
+        for name in ("channel", "channel/linux-64", "channel/noarch", "pypi"):
+            directory = tarfile.TarInfo(name)
+            directory.type = tarfile.DIRTYPE
+            members[name] = directory
+
+    site.rewrite(with_directories)
+    content = site.pack.read_bytes().rstrip(b"\0")
+    content += bytes(-len(content) % 512 + 1024)
+    for blocks in range(3):  # base64 ends in none, one and two signs more
+        site.pack.write_bytes(make_executable(content + bytes(512 * blocks), b""))
+        assert len(read_pack(site.pack).files) == 3
+
+
+def test_refuses_an_executable_without_an_archive(site: Site) -> None:
+    site.pack.write_bytes(make_executable(b"", b"program"))
+    assert "no base64 on one line" in site.refusal()
+
+
+@pytest.mark.parametrize("kept", [0.01, 0.3, 0.7])
+def test_refuses_a_truncated_executable(executable: Site, kept: float) -> None:
+    content = executable.pack.read_bytes()
+    executable.pack.write_bytes(content[: int(len(content) * kept)])
+    assert "or is cut short" in executable.refusal()
+
+
+@pytest.mark.parametrize("byte", [b"!", b"\n", b"="])
+def test_refuses_an_executable_with_a_damaged_archive(executable: Site, byte: bytes) -> None:
+    content = executable.pack.read_bytes()
+    middle = content.index(b"@@\n\n") + 5000
+    executable.pack.write_bytes(content[:middle] + byte + content[middle + 1 :])
+    assert "no base64 on one line" in executable.refusal()
 
 
 def described(*, platform: str = "linux-64", version: object = "1") -> dict[str, bytes]:

@@ -45,6 +45,16 @@ def test_auto_takes_system_when_one_does_not_and_says_why(tmp_path: Path) -> Non
     )
 
 
+def test_the_manifests_reason_names_nothing_of_the_builders_machine(tmp_path: Path) -> None:
+    lock = flow(tmp_path, "a", "pixi.lock") / "pixi.lock"
+    choice = choose_interpreter("auto", [lock], FakeChannels("the channel /home/me/mirror is not there"))
+    assert choice.reason == "the channel https://c.invalid/t/***/forge does not answer"
+    assert "/home/me/mirror is not there" in str(choice)
+    local = FakeChannels(None)
+    local.channels_of = lambda locks: ["file:///home/me/forge"]  # type: ignore[method-assign]
+    assert choose_interpreter("auto", [lock], local).reason == "the channels that the locks name answer (forge)"
+
+
 def test_auto_without_locks_is_system(tmp_path: Path) -> None:
     channels = FakeChannels(None)
     assert choose_interpreter("auto", [tmp_path / "pixi.lock"], channels).interpreter == "system"

@@ -15,6 +15,10 @@ _BLOCKS = (
     "controller-worker",
     "controller-flows",
     "controller-join",
+    "controller-have",
+    "bootstrapper-delta",
+    "controller-update",
+    "controller-volumes",
     "worker-by-hand",
 )
 

@@ -3,17 +3,21 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from bundles import FILES, make_archive, unpack
+from bundles import FILES, allow, listed, make_archive, make_key, unpack
 
-from airgap.errors import AirgapError, VerificationError
-from airgap.verify import main, verify, verify_archive, verify_directory
+from airgap.errors import AirgapError, SignatureError, VerificationError
+from airgap.hashing import sha256_of_bytes
+from airgap.signature import sign
+from airgap.verify import main, verify
 
 WHEEL = "mirror/pypi/a-1-py3-none-any.whl"
 
@@ -71,7 +75,7 @@ def swap_list(bundle: Path) -> None:
 def test_damage_is_named(bundle: Path, damage: Callable[[Path], object], message: str) -> None:
     damage(bundle)
     with pytest.raises(AirgapError, match=message):
-        verify_directory(bundle)
+        verify(bundle)
 
 
 def test_a_link_in_place_of_a_file_is_refused(bundle: Path, tmp_path: Path) -> None:
@@ -79,15 +83,59 @@ def test_a_link_in_place_of_a_file_is_refused(bundle: Path, tmp_path: Path) -> N
     (bundle / WHEEL).rename(elsewhere)
     (bundle / WHEEL).symlink_to(elsewhere)
     with pytest.raises(VerificationError, match=r"is no plain file.*is missing"):
-        verify_directory(bundle)
+        verify(bundle)
 
 
 def test_what_the_operator_adds_is_allowed(bundle: Path) -> None:
-    for path in ("ansible/inventory.yml", "ansible/secrets.yml", "ansible/main.retry", "airgap/__pycache__/x.pyc",
-                 "ansible/.ansible/tmp/x", "SHA256SUMS.sig"):  # fmt: skip
-        (bundle / path).parent.mkdir(parents=True, exist_ok=True)
+    for path in ("ansible/inventory.yml", "ansible/secrets.yml", "ansible/main.retry"):
         (bundle / path).touch()
-    verify_directory(bundle)
+    verify(bundle)
+
+
+ACTION = "ansible/collections/ansible_collections/ansible/posix/plugins/action"
+
+
+def test_compiled_plugins_are_named_and_not_trusted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = FILES | {f"{ACTION}/synchronize.py": b""}
+    bundle = unpack(make_archive(tmp_path / "a.tar.gz", files), tmp_path)
+    receipt = verify(bundle).receipt
+    (bundle / ACTION / "__pycache__").mkdir()
+    (bundle / ACTION / "__pycache__/synchronize.cpython-311.pyc").touch()
+    verified = verify(bundle)
+    assert verified.compiled == (f"{ACTION}/__pycache__/synchronize.cpython-311.pyc",)
+    assert verified.receipt == receipt
+    assert main([str(bundle)]) == 0
+    assert "left 1 compiled files, which nothing can check (ansible/collections/" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{ACTION}/__pycache__/other.cpython-311.pyc",
+        f"{ACTION}/__pycache__/synchronize.py",
+        f"{ACTION}/__pycache__/synchronize.cpython-311.so",
+        f"{ACTION}/__pycache__/__pycache__/synchronize.cpython-311.pyc",
+        f"{ACTION}/synchronize.pyc",
+        "ansible/.ansible/collections/x",
+        "airgap/__pycache__/verify.cpython-311.pyc",
+        "flows/demo/__pycache__/main.cpython-311.pyc",
+        "__pycache__/x.cpython-311.pyc",
+    ],
+)
+def test_other_compiled_code_is_refused(tmp_path: Path, path: str) -> None:
+    files = FILES | {f"{ACTION}/synchronize.py": b"", "airgap/verify.py": b"", "flows/demo/main.py": b"", "x.py": b""}
+    bundle = unpack(make_archive(tmp_path / "a.tar.gz", files), tmp_path)
+    (bundle / path).parent.mkdir(parents=True, exist_ok=True)
+    (bundle / path).touch()
+    with pytest.raises(VerificationError, match=f"{path} should not be there"):
+        verify(bundle)
+
+
+def test_a_link_to_compiled_code_is_refused(tmp_path: Path) -> None:
+    bundle = unpack(make_archive(tmp_path / "a.tar.gz", FILES | {f"{ACTION}/synchronize.py": b""}), tmp_path)
+    (bundle / ACTION / "__pycache__").symlink_to(tmp_path)
+    with pytest.raises(VerificationError, match="__pycache__ is no plain file"):
+        verify(bundle)
 
 
 def test_all_damage_is_named_at_once(bundle: Path) -> None:
@@ -95,23 +143,23 @@ def test_all_damage_is_named_at_once(bundle: Path) -> None:
     (bundle / "README.md").unlink()
     (bundle / "extra").touch()
     with pytest.raises(VerificationError, match=r"README.md is missing; .*whl is damaged; extra should not be there"):
-        verify_directory(bundle)
+        verify(bundle)
 
 
 @pytest.mark.parametrize("kept", [1_000, 50_000, -100, -4])
 def test_a_truncated_archive(archive: Path, kept: int) -> None:
     archive.write_bytes(archive.read_bytes()[:kept])
     with pytest.raises(VerificationError, match="truncated or damaged"):
-        verify_archive(archive)
+        verify(archive)
 
 
 def test_a_truncated_archive_without_the_gzip_wrapper(archive: Path) -> None:
     content = gzip.decompress(archive.read_bytes())
     archive.write_bytes(content)
-    verify_archive(archive)
+    verify(archive)
     archive.write_bytes(content[:60_000])
     with pytest.raises(VerificationError, match=r"truncated or damaged|is missing"):
-        verify_archive(archive)
+        verify(archive)
 
 
 def test_a_flipped_bit_in_the_archive(archive: Path) -> None:
@@ -119,17 +167,22 @@ def test_a_flipped_bit_in_the_archive(archive: Path) -> None:
     content[len(content) // 2] ^= 1
     archive.write_bytes(content)
     with pytest.raises(VerificationError, match=r"is damaged|truncated or damaged"):
-        verify_archive(archive)
+        verify(archive)
 
 
 def test_something_else_than_an_archive(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"no archive at all")
     with pytest.raises(VerificationError, match="truncated or damaged"):
-        verify_archive(tmp_path / "x")
+        verify(tmp_path / "x")
     with pytest.raises(VerificationError, match="does not exist"):
-        verify_archive(tmp_path / "y")
+        verify(tmp_path / "y")
     with pytest.raises(VerificationError, match=r"manifest\.json is missing"):
         verify(tmp_path)
+
+
+def test_what_cannot_be_read_is_named(archive: Path) -> None:
+    with pytest.raises(VerificationError, match=r"bundle\.tar\.gz/x cannot be read \(Not a directory\)"):
+        verify(archive / "x")
 
 
 def with_member(archive: Path, member: tarfile.TarInfo, content: bytes = b"") -> None:
@@ -163,7 +216,7 @@ def link(name: str, kind: bytes) -> tarfile.TarInfo:
 def test_members_that_do_not_belong(archive: Path, member: tarfile.TarInfo, message: str) -> None:
     with_member(archive, member)
     with pytest.raises(VerificationError, match=message):
-        verify_archive(archive)
+        verify(archive)
 
 
 def test_main(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +225,8 @@ def test_main(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flip(bundle)
     assert main([str(bundle)]) == 1
     assert capsys.readouterr().err.startswith("error: ")
-    assert main([]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([])
 
 
 def test_it_needs_the_standard_library_only(bundle: Path) -> None:
@@ -185,3 +239,164 @@ def test_it_needs_the_standard_library_only(bundle: Path) -> None:
 def test_sha256sum_reads_the_list(bundle: Path) -> None:
     command = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
     assert subprocess.run(command, cwd=bundle, capture_output=True).returncode == 0
+
+
+BASE = "b" * 64
+RELIED_ON = {"ansible/roles/x.yml": b"role\n", "mirror/pypi/b-1-py3-none-any.whl": b"wheel"}
+
+
+@pytest.fixture
+def delta(tmp_path: Path) -> Path:
+    relied_on = tuple(listed(path, content) for path, content in RELIED_ON.items())
+    return make_archive(tmp_path / "delta.tar.gz", base=BASE, relies_on=relied_on)
+
+
+def put(bundle: Path, files: dict[str, bytes]) -> None:
+    for path, content in files.items():
+        (bundle / path).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / path).write_bytes(content)
+
+
+def test_a_delta_has_the_same_receipt_before_and_after_it_is_completed(delta: Path, tmp_path: Path) -> None:
+    receipt = verify(delta).receipt
+    assert str(receipt).endswith(f"\nbase     {BASE}")
+    assert receipt.files == len(FILES) + 2
+    bundle = unpack(delta, tmp_path)
+    assert verify(bundle).receipt == receipt
+    put(bundle, RELIED_ON)
+    assert verify(bundle).receipt == receipt
+
+
+def test_what_a_delta_relies_on_is_checked_where_it_is(delta: Path, tmp_path: Path) -> None:
+    bundle = unpack(delta, tmp_path)
+    put(bundle, {"ansible/roles/x.yml": b"evil"})
+    with pytest.raises(VerificationError, match=r"ansible/roles/x\.yml is damaged"):
+        verify(bundle)
+
+
+def test_what_an_earlier_bundle_brought_is_left_over(delta: Path, tmp_path: Path) -> None:
+    bundle = unpack(delta, tmp_path)
+    old = {"ansible/roles/gone.yml": b"old", "mirror/pypi/a-0.whl": b"older", "ansible/roles/x.yml": b"old role"}
+    put(bundle, old)
+    known = {path: {sha256_of_bytes(content), "0" * 64} for path, content in old.items()}
+    assert verify(bundle, known=known).leftovers == tuple(sorted(old))
+    with pytest.raises(VerificationError, match=r"gone\.yml should not be there.*x\.yml is damaged"):
+        verify(bundle)
+    put(bundle, {"ansible/roles/gone.yml": b"changed"})
+    with pytest.raises(VerificationError, match=r"ansible/roles/gone\.yml should not be there"):
+        verify(bundle, known=known)
+
+
+def test_a_file_that_travels_is_never_left_over(delta: Path, tmp_path: Path) -> None:
+    bundle = unpack(delta, tmp_path)
+    put(bundle, {"README.md": b"old"})
+    with pytest.raises(VerificationError, match=r"README\.md is damaged"):
+        verify(bundle, known={"README.md": {sha256_of_bytes(b"old")}})
+
+
+def test_the_receipt(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "a.tar.gz", FILES | {"sbom.cdx.json": b"{}"})
+    receipt = verify(archive).receipt
+    assert str(receipt) == (
+        "bundle   1.2.3\n"
+        f"digest   {receipt.digest}\n"
+        f"files    7 ({receipt.size} bytes), all as listed\n"
+        "signer   none\n"
+        f"sbom     {sha256_of_bytes(b'{}')}\n"
+        "python   system\n"
+        "targets  debian-12-x86_64"
+    )
+    bundle = unpack(archive, tmp_path)
+    assert receipt.digest == sha256_of_bytes((bundle / "SHA256SUMS").read_bytes())
+
+
+@dataclass
+class Signed:
+    archive: Path
+    unpacked: Path
+    signers: Path
+    key: Path
+
+
+@pytest.fixture
+def signed(tmp_path: Path) -> Signed:
+    key = make_key(tmp_path / "alice")
+    archive = make_archive(tmp_path / "signed.tar.gz", key=key)
+    return Signed(archive, unpack(archive, tmp_path / "signed"), allow(tmp_path / "allowed_signers", key), key)
+
+
+def test_the_signer_is_on_the_receipt(signed: Signed, archive: Path) -> None:
+    for place in (signed.archive, signed.unpacked):
+        assert re.fullmatch(r"alice@site \(ED25519 SHA256:\S+\)", verify(place, signers=signed.signers).receipt.signer)
+        unchecked = verify(place).receipt.signer
+        assert re.fullmatch(r"SHA256:\S+ \(not checked: no allowed signers\)", unchecked)
+    # A signature does not change what is signed.
+    assert verify(signed.archive).receipt.digest == verify(archive).receipt.digest
+    assert verify(signed.archive).receipt.files == verify(archive).receipt.files
+
+
+def test_an_unsigned_bundle_is_refused_where_signers_are_named(signed: Signed, archive: Path, bundle: Path) -> None:
+    for place in (archive, bundle):
+        with pytest.raises(SignatureError, match=r"is not signed, and .*allowed_signers says who may: build it with"):
+            verify(place, signers=signed.signers)
+    (signed.unpacked / "SHA256SUMS.sig").unlink()
+    with pytest.raises(SignatureError, match="is not signed"):
+        verify(signed.unpacked, signers=signed.signers)
+
+
+def test_a_wrong_signature_is_refused(signed: Signed, tmp_path: Path) -> None:
+    other = make_archive(tmp_path / "other.tar.gz", key=make_key(tmp_path / "mallory"))
+    with pytest.raises(SignatureError, match=r"because of SHA256SUMS\.sig"):
+        verify(other, signers=signed.signers)
+    for wrong in (sign(b"other", signed.key, "pag-bundle"), b"", b"junk"):
+        (signed.unpacked / "SHA256SUMS.sig").write_bytes(wrong)
+        for signers in (signed.signers, None):
+            with pytest.raises(SignatureError, match=r"is not accepted, because of SHA256SUMS.sig"):
+                verify(signed.unpacked, signers=signers)
+
+
+def test_a_signed_bundle_with_other_files_is_refused(signed: Signed) -> None:
+    (signed.unpacked / "README.md").write_text("other")
+    with pytest.raises(VerificationError, match=r"README\.md is damaged"):
+        verify(signed.unpacked, signers=signed.signers)
+
+
+def test_main_asks_for_the_site_s_signers(
+    signed: Signed, archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(archive)]) == 0
+    assert main([str(archive), "--allowed-signers", str(signed.signers)]) == 1
+    monkeypatch.setattr("airgap.signature.ALLOWED_SIGNERS", signed.signers)
+    assert main([str(archive)]) == 1
+    capsys.readouterr()
+    assert main([str(signed.archive)]) == 0
+    assert "signer   alice@site (ED25519 SHA256:" in capsys.readouterr().out
+
+
+def by_hand(repository: Path) -> str:
+    """Return the commands under "Checking by hand" in the documentation."""
+    text = (repository / "docs/bundle-format.md").read_text(encoding="utf-8")
+    match = re.search(r"<!-- test:by-hand -->\n```shell\n(.*?)```", text, re.DOTALL)
+    assert match is not None
+    return match[1]
+
+
+def run_by_hand(commands: str, bundle: Path) -> list[int]:
+    return [
+        subprocess.run(["sh", "-c", line], cwd=bundle, env={"PATH": "/usr/bin:/bin"}, timeout=30).returncode
+        for line in commands.splitlines()
+    ]
+
+
+def test_a_stock_system_checks_a_bundle_with_the_two_lines_of_the_documentation(
+    signed: Signed, repository: Path
+) -> None:
+    commands = by_hand(repository)
+    allow(signed.unpacked.parent / "allowed_signers", signed.key, name="release@example.org")
+    assert len(commands.splitlines()) == 2
+    assert run_by_hand(commands, signed.unpacked) == [0, 0]
+    (signed.unpacked / "README.md").write_text("other")
+    assert run_by_hand(commands, signed.unpacked) == [1, 0]
+    with (signed.unpacked / "SHA256SUMS").open("a") as sums:
+        sums.write(f"{sha256_of_bytes(b'')}  empty\n")
+    assert run_by_hand(commands, signed.unpacked) == [1, 255]

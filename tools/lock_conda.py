@@ -26,7 +26,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from airgap.errors import AirgapError, LockError
-from airgap.sources.conda import render_repodata
+from airgap.index_formats import render_repodata
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -7,38 +7,56 @@ package lists so signed. The host's apt configuration and state are only read.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from airgap.addresses import redact, redact_text
+from airgap.credentials import APT_DIRECTORY
 from airgap.errors import ResolutionError
-from airgap.sources.apt_archives import KEYRINGS, Archive, find_archive, host_entries, parse_stanza
+from airgap.index_formats import render_packages, render_release
+from airgap.network import NetworkOptions
+from airgap.sources.apt_archives import KEYRINGS, AptRepository, Archive, find_archives, host_entries, parse_stanza
+from airgap.sources.apt_updates import find_updates
 from airgap.sources.interface import Download, GeneratedFile, Source
 from airgap.targets import Target
 
 # 'URI' FILE SIZE [HASH]
 _PRINTED_URI = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+)")
+# What apt says of a package that cannot be installed.
+_UNMET = re.compile(r" \S+ : \w+: ")
 # Of the host's configuration, only how to reach the network counts (proxies, certificates).
 _NETWORK_OPTION = re.compile(r"Acquire::(?:https?::|ForceIPv).*")
+_PROXY_OPTION = re.compile(r'Acquire::(https?)::Proxy "([^"]+)";', re.IGNORECASE)
 
 
 class AptSource(Source):
     """Debian packages with everything that they depend on."""
 
-    def __init__(self, cache: Path, mirrors: Mapping[str, str], keyrings: Path = KEYRINGS) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        mirrors: Mapping[str, Sequence[str]],
+        network: NetworkOptions | None = None,
+        repositories: Sequence[AptRepository] = (),
+        keyrings: Path = KEYRINGS,
+    ) -> None:
         """Keep apt's private roots below *cache*.
 
-        *mirrors* maps a release's name, or the empty string for all releases, to the address of its archive; without
-        one, the host's own apt sources say where the archive is.
+        *mirrors* maps a target's or a release's name, or ``*`` for all others, to the addresses of its archive; the
+        first that works is taken. Without one, the host's own apt sources say where the archive is. *repositories* are
+        added to it.
         """
         self._cache = cache
         self._mirrors = mirrors
+        self._network = network or NetworkOptions()
+        self._repositories = repositories
         self._keyrings = keyrings
 
     def resolve(self, packages: Sequence[str], target: Target) -> list[Download]:
@@ -47,29 +65,50 @@ class AptSource(Source):
         Raises ResolutionError when apt is missing, an archive does not answer or is not signed by the distribution,
         or a package is not to be had.
         """
-        for program in ("apt-get", "apt-cache"):
-            if shutil.which(program) is None:
-                raise ResolutionError(f"{program} is not on this host: build the bundle on Debian or Ubuntu.")
-        archive = find_archive(target, self._mirrors, host_entries(), self._keyrings)
-        root = self._cache / "apt" / target.name
-        with _private_root(root, archive, target) as configuration:
-            apt = _Apt(configuration, target)
-            apt.run("apt-get", "update", "--quiet")
-            printed = apt.run("apt-get", "install", "--print-uris", "--quiet=2", "--no-install-recommends", *packages)
+        with self._fresh_root(target) as root:
+            wanted = [*packages, *(name for repository in root.repositories for name in repository.packages)]
+            printed = root.apt.run(
+                "apt-get", "install", "--print-uris", "--quiet=2", "--no-install-recommends", *wanted
+            )
             matches = [match for line in printed.splitlines() if (match := _PRINTED_URI.match(line))]
-            shown = apt.run("apt-cache", "show", *(_version_of(match["file"]) for match in matches))
+            shown = root.apt.run("apt-cache", "show", *(_version_of(match["file"]) for match in matches))
         stanzas = parse_stanzas(shown)
-        return [_download(match["uri"], stanzas, target) for match in matches]
+        return [_download(match["uri"], stanzas, target, root) for match in matches]
 
-    def index(self, downloads: Sequence[Download], fetched: Mapping[str, Path]) -> Iterable[GeneratedFile]:
-        """Yield ``Packages`` and ``Release`` for each target's directory; *fetched* is not needed."""
+    def security_updates(self, statuses: Iterable[Mapping[str, str]], target: Target) -> list[Download]:
+        """Return the distribution's security updates for nodes with *statuses*, and what those newly depend on.
+
+        A status has the versions of a node's packages by ``name:architecture``. Raises ResolutionError as
+        :meth:`resolve`.
+        """
+        with self._fresh_root(target) as root:
+            upgrades, shown = find_updates(root.apt.run, root.path, statuses, target)
+        stanzas = parse_stanzas(shown)
+        return [_download(upgrade.uri, stanzas, target, root) for upgrade in upgrades]
+
+    def index(self, downloads: Sequence[Download]) -> Iterable[GeneratedFile]:
+        """Yield ``Packages`` and ``Release`` for each target's directory."""
         directories: dict[str, list[Download]] = {}
         for download in downloads:
             directories.setdefault(download.path.rpartition("/")[0], []).append(download)
         for directory, members in sorted(directories.items()):
-            packages = render_packages(members)
+            packages = render_packages({member.display_name: render_stanza(member) for member in members})
             yield GeneratedFile(f"{directory}/Packages", packages, "index")
             yield GeneratedFile(f"{directory}/Release", render_release(directory.rpartition("/")[2], packages), "index")
+
+    @contextmanager
+    def _fresh_root(self, target: Target) -> Iterator[_Root]:
+        """Yield apt's private root for *target* with the package lists of today."""
+        for program in ("apt-get", "apt-cache"):
+            if shutil.which(program) is None:
+                raise ResolutionError(f"{program} is not on this host: build the bundle on Debian or Ubuntu.")
+        archives = find_archives(target, self._mirrors, host_entries(), self._keyrings)
+        repositories = [repository for repository in self._repositories if repository.is_for(target)]
+        path = self._cache / "apt" / target.name
+        with _private_root(path, target, self._network) as configuration:
+            apt = _Apt(configuration, target)
+            archive = _update(apt, path, archives, repositories)
+            yield _Root(path, apt, archive, archives, repositories)
 
 
 def read_package_list(path: Path) -> list[str]:
@@ -83,25 +122,11 @@ def parse_stanzas(text: str) -> list[dict[str, str]]:
     return [parse_stanza(stanza) for stanza in re.split(r"\n{2,}", text) if stanza.strip()]
 
 
-def render_packages(downloads: Iterable[Download]) -> bytes:
-    """Return the ``Packages`` index of a directory that holds *downloads*; the same downloads give the same bytes."""
-    stanzas = []
-    for download in sorted(downloads, key=lambda download: download.path):
-        fields = dict(download.record or {}) | {"Filename": download.display_name}
-        # A continuation line brings its own indentation, so an empty first line must not get a trailing blank.
-        stanzas.append("".join(f"{name}: {value}".replace(": \n", ":\n") + "\n" for name, value in fields.items()))
-    return "\n".join(stanzas).encode()
-
-
-def render_release(label: str, packages: bytes) -> bytes:
-    """Return the ``Release`` file beside the index *packages*.
-
-    apt wants a date there; a fixed one keeps bundles of the same packages equal.
-    """
-    return (
-        f"Origin: pag\nLabel: {label}\nDate: Thu, 01 Jan 1970 00:00:00 UTC\n"
-        f"SHA256:\n {hashlib.sha256(packages).hexdigest()} {len(packages)} Packages\n"
-    ).encode()
+def render_stanza(download: Download) -> str:
+    """Return what the ``Packages`` index says of *download*."""
+    fields = dict(download.record or {}) | {"Filename": download.display_name}
+    # A continuation line brings its own indentation, so an empty first line must not get a trailing blank.
+    return "".join(f"{name}: {value}".replace(": \n", ":\n") + "\n" for name, value in fields.items())
 
 
 class _Apt:
@@ -111,38 +136,105 @@ class _Apt:
         self._configuration = configuration
         self._target = target
 
-    def run(self, program: str, *arguments: str) -> str:
-        """Return what *program* prints; raise ResolutionError with apt's own reason when it fails."""
+    def run(
+        self, program: str, *arguments: str, advice: str = "check the names in requirements/apt.txt and extra-debs."
+    ) -> str:
+        """Return what *program* prints; raise ResolutionError with apt's own reason, and *advice*, when it fails."""
         environment = os.environ | {"APT_CONFIG": str(self._configuration), "LC_ALL": "C.UTF-8"}
         completed = subprocess.run(
             [program, *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
         if completed.returncode != 0:
-            complaints = [line for line in completed.stderr.splitlines() if line.startswith(("E:", "W: GPG"))]
+            complaints = [line.strip() for line in completed.stdout.splitlines() if _UNMET.match(line)]
+            complaints += [line for line in completed.stderr.splitlines() if line.startswith(("E:", "W: GPG"))]
             reason = " ".join(complaints or completed.stderr.splitlines()[-3:]) or f"exit code {completed.returncode}"
             advice = (
                 "the mirror is not the distribution's, or this host's keyring is too old: update the keyring package."
                 if "NO_PUBKEY" in reason
                 else "check the network and the address (--apt-mirror)."
                 if arguments[0] == "update"
-                else "check the names in requirements/apt.txt."
+                else advice
             )
-            raise ResolutionError(f"apt cannot resolve packages for {self._target.name} ({_mask(reason)}): {advice}")
+            raise ResolutionError(
+                f"apt cannot resolve packages for {self._target.name} ({redact_text(reason)}): {advice}"
+            )
         return completed.stdout
 
 
+@dataclass(frozen=True)
+class _Root:
+    """apt's private root with package lists in it."""
+
+    path: Path
+    apt: _Apt
+    archive: Archive
+    """Where the lists are from."""
+    archives: Sequence[Archive]
+    """All that have the same packages."""
+    repositories: Sequence[AptRepository]
+
+
+def _update(apt: _Apt, root: Path, archives: Sequence[Archive], repositories: Sequence[AptRepository]) -> Archive:
+    """Fetch the package lists of the first of *archives* that works, and of all *repositories*; return that archive."""
+    for repository in repositories:
+        if not repository.signed_by.is_file():
+            raise ResolutionError(
+                f"The keyring {repository.signed_by} of the repository {redact(repository.uri)} is not there: put it "
+                "there, or correct signed-by."
+            )
+    preferences = root / "etc" / "preferences"
+    preferences.write_bytes(b"")
+    refusals: list[ResolutionError] = []
+    for archive in archives:
+        sources = "\n".join([str(archive), *map(str, repositories)])
+        (root / "etc" / "sources.list.d" / "archive.sources").write_text(sources, encoding="utf-8")
+        try:
+            apt.run("apt-get", "update", "--quiet")
+        except ResolutionError as error:
+            refusals.append(error)
+        else:
+            stanzas = [repository.preferences(_pin(apt, repository)) for repository in repositories]
+            preferences.write_text("\n".join(stanzas), encoding="utf-8")
+            return archive
+    if len(refusals) == 1:
+        raise refusals[0]
+    tried = ", ".join(redact(archive.uri) for archive in archives)
+    raise ResolutionError(f"None of the archives {tried} can be used; of the last: {refusals[-1]}")
+
+
+def _pin(apt: _Apt, repository: AptRepository) -> str:
+    """Return what tells *repository* from others in apt's preferences: what its own Release file says of it."""
+    fields = ("REPO_URI", "RELEASE", "ORIGIN", "LABEL", "SUITE", "CODENAME")
+    line_format = "\t".join(f"$({field})" for field in fields)
+    for line in apt.run("apt-get", "indextargets", "--format", line_format, "Created-By: Packages").splitlines():
+        uri, release, *values = line.split("\t")
+        # apt writes file:/ where we may have file:///, and a slash at the end.
+        if release == repository.suite and _plain(uri) == _plain(repository.uri):
+            # What the Release file does not say stays as it stands in the format.
+            said = [(key, value) for key, value in zip("olan", values, strict=True) if not value.startswith("$(")]
+            words = [f"{key}={value}" for key, value in said if value]
+            return f"release {','.join(words)}"
+    raise ResolutionError(f"The repository {redact(repository.uri)} has no package lists: correct its components.")
+
+
+def _plain(uri: str) -> str:
+    return re.sub(r"^file:/+", "file:/", uri).rstrip("/")
+
+
 @contextmanager
-def _private_root(root: Path, archive: Archive, target: Target) -> Iterator[Path]:
+def _private_root(root: Path, target: Target, network: NetworkOptions) -> Iterator[Path]:
     """Prepare apt's private root, hold it against other builders, and yield the configuration's path."""
     for directory in ("lists/partial", "archives/partial", "etc/sources.list.d", "etc/apt.conf.d", "etc/preferences.d"):
         (root / directory).mkdir(parents=True, exist_ok=True)
+    # Addresses of archives and proxies may hold passwords.
+    root.chmod(0o700)
     with (root / "builder.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (root / "status").write_bytes(b"")
-        (root / "etc" / "sources.list.d" / "archive.sources").write_text(str(archive), encoding="utf-8")
         options = {
             "Dir": root,
             "Dir::Etc": root / "etc",
+            **_login_options(),
             "Dir::State": root,
             "Dir::State::status": root / "status",
             "Dir::State::lists": root / "lists",
@@ -158,14 +250,43 @@ def _private_root(root: Path, archive: Archive, target: Target) -> Iterator[Path
         }
         lines = [f'{name} "{value}";\n' for name, value in options.items()]
         configuration = root / "apt.conf"
-        configuration.write_text("".join([*lines, *_network_options()]), encoding="utf-8")
+        configuration.write_text("".join([*lines, *_network_options(network)]), encoding="utf-8")
         configuration.chmod(0o600)
         yield configuration
 
 
-def _network_options() -> list[str]:
-    dumped = subprocess.run(["apt-config", "dump"], capture_output=True, text=True).stdout
-    return [line + "\n" for line in dumped.splitlines() if _NETWORK_OPTION.match(line)]
+def _login_options() -> dict[str, Path]:
+    """Return where the host's apt has logins to archives, as far as this user may read them."""
+    single, parts = APT_DIRECTORY / "auth.conf", APT_DIRECTORY / "auth.conf.d"
+    options = {"Dir::Etc::netrc": single} if os.access(single, os.R_OK) else {}
+    if os.access(parts, os.R_OK | os.X_OK) and all(os.access(path, os.R_OK) for path in parts.iterdir()):
+        options["Dir::Etc::netrcparts"] = parts
+    return options
+
+
+def _network_options(network: NetworkOptions) -> list[str]:
+    lines = [line + "\n" for line in _host_configuration() if _NETWORK_OPTION.match(line)]
+    if network.proxy:
+        lines = [line for line in lines if "::proxy" not in line.lower()]
+        lines += [f'Acquire::{scheme}::Proxy "{network.proxy}";\n' for scheme in ("http", "https")]
+        hosts = [(scheme, host) for scheme in ("http", "https") for host in network.no_proxy]
+        lines += [f'Acquire::{scheme}::Proxy::{host} "DIRECT";\n' for scheme, host in hosts]
+    if network.ca_file:
+        lines.append(f'Acquire::https::CAInfo "{network.ca_file}";\n')
+    return lines
+
+
+def host_proxies() -> dict[str, str]:
+    """Return the proxies that the host's apt is configured for, by scheme."""
+    matches = [match for line in _host_configuration() if (match := _PROXY_OPTION.fullmatch(line))]
+    proxies = {match[1].lower(): match[2] for match in matches if "://" in match[2]}
+    return {"https": proxies["http"]} | proxies if "http" in proxies else proxies
+
+
+def _host_configuration() -> list[str]:
+    if shutil.which("apt-config") is None:
+        return []
+    return subprocess.run(["apt-config", "dump"], capture_output=True, text=True).stdout.splitlines()
 
 
 def _version_of(file_name: str) -> str:
@@ -174,7 +295,7 @@ def _version_of(file_name: str) -> str:
     return f"{name}={version}"
 
 
-def _download(uri: str, stanzas: Iterable[Mapping[str, str]], target: Target) -> Download:
+def _download(uri: str, stanzas: Iterable[Mapping[str, str]], target: Target, root: _Root) -> Download:
     address = unquote(uri)
     stanza = next((stanza for stanza in stanzas if address.endswith("/" + stanza["Filename"])), None)
     if stanza is None or "SHA256" not in stanza:
@@ -191,9 +312,9 @@ def _download(uri: str, stanzas: Iterable[Mapping[str, str]], target: Target) ->
         name=stanza["Package"],
         version=stanza["Version"],
         record=stanza,
+        mirrors=tuple(
+            there
+            for other in root.archives
+            if other != root.archive and (there := root.archive.same_file(uri, other)) is not None
+        ),
     )
-
-
-def _mask(text: str) -> str:
-    """Return *text* without credentials in addresses."""
-    return re.sub(r"//[^/@\s]+@", "//", text)

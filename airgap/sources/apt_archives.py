@@ -6,7 +6,7 @@ Reads both formats of sources.list(5): one line per repository, and deb822 stanz
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,43 @@ class SourceEntry:
 
 
 @dataclass(frozen=True)
+class AptRepository:
+    """A repository that the operator adds to the distribution's."""
+
+    uri: str
+    suite: str
+    """A suite, or a path with a slash at its end (a flat repository, without components)."""
+    signed_by: Path
+    """Keyring of the repository's own keys."""
+    components: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    """What to carry from there. Of other packages, the distribution's go before this repository's."""
+    targets: tuple[str, ...] = ()
+    """Names of targets or releases that it is for; empty for all."""
+
+    def is_for(self, target: Target) -> bool:
+        """Return whether nodes of *target* take packages from there."""
+        return not self.targets or target.name in self.targets or target.release.name in self.targets
+
+    def __str__(self) -> str:
+        """Return the deb822 stanza for apt."""
+        components = f"Components: {' '.join(self.components)}\n" if self.components else ""
+        return f"Types: deb\nURIs: {self.uri}\nSuites: {self.suite}\n{components}Signed-By: {self.signed_by}\n"
+
+    def preferences(self, pin: str) -> str:
+        """Return stanzas of apt_preferences(5): the distribution's packages go first, but for those wanted.
+
+        *pin* says which repository is meant, in the words of apt_preferences(5).
+        """
+        if not self.packages:
+            return ""
+        return (
+            f"Package: {' '.join(self.packages)}\nPin: {pin}\nPin-Priority: 990\n\n"
+            f"Package: *\nPin: {pin}\nPin-Priority: 100\n"
+        )
+
+
+@dataclass(frozen=True)
 class Archive:
     """The addresses of one release's repositories, and the keyring that signs them."""
 
@@ -44,6 +81,14 @@ class Archive:
     uri: str
     security_uri: str
     keyring: Path
+
+    def same_file(self, uri: str, other: Archive) -> str | None:
+        """Return where *other* has the file that is at *uri* here; None when it is not one of this archive's."""
+        for here, there in ((self.uri, other.uri), (self.security_uri, other.security_uri)):
+            for prefix in (f"{here}/", f"{here}/".replace("file:///", "file:/")):  # apt writes it so
+                if uri.startswith(prefix):
+                    return f"{there}/{uri.removeprefix(prefix)}"
+        return None
 
     def __str__(self) -> str:
         """Return the deb822 stanzas for apt."""
@@ -105,15 +150,15 @@ def host_entries(apt_directory: Path = Path("/etc/apt")) -> list[SourceEntry]:
     return [entry for entry in map(_resolve_mirror_file, entries) if entry.uri.startswith(_SCHEMES)]
 
 
-def find_archive(
+def find_archives(
     target: Target,
-    mirrors: Mapping[str, str],
+    mirrors: Mapping[str, Sequence[str]],
     entries: Iterable[SourceEntry],
     keyrings: Path = KEYRINGS,
-) -> Archive:
-    """Return the archive that holds *target*'s packages.
+) -> list[Archive]:
+    """Return the archives that hold *target*'s packages, in the order to try.
 
-    *mirrors* maps a release's name, or the empty string for all releases, to the address of an archive; it goes before
+    *mirrors* maps a target's or a release's name, or ``*`` for all others, to the addresses of archives; it goes before
     the host's own *entries*. Entries of any release of the target's distribution will do: a distribution keeps its
     releases side by side. Raises ResolutionError when no address is known or the keyring is missing.
     """
@@ -125,11 +170,15 @@ def find_archive(
             f"The keyring {keyring}, with which the signatures of {release.name}'s packages are checked, is missing: "
             f"install the package {package} on this host."
         )
-    mirror = mirrors.get(release.name) or mirrors.get("")
-    if mirror is not None:
-        uri = mirror.rstrip("/")
-        return Archive(release, uri, _sibling_security(release, uri), keyring)
+    named = mirrors.get(target.name) or mirrors.get(release.name) or mirrors.get("*")
+    if named:
+        uris = [uri.rstrip("/") for uri in named]
+        return [Archive(release, uri, _sibling_security(release, uri), keyring) for uri in uris]
+    return [_hosts_archive(target, entries, keyring)]
 
+
+def _hosts_archive(target: Target, entries: Iterable[SourceEntry], keyring: Path) -> Archive:
+    release, file_name = target.release, keyring.name
     ours = [entry for entry in entries if _may_be_distributions_own(entry, release, file_name)]
     codenames = [release.codename, *(other for other in _codenames(release.distribution) if other != release.codename)]
     for codename in (*codenames, *_ALIASES):
@@ -140,8 +189,13 @@ def find_archive(
             return Archive(release, uri, security or _sibling_security(release, uri), keyring)
     raise ResolutionError(
         f"This host's apt sources do not tell where {target.name}'s packages are: "
-        f"give the archive's address with --apt-mirror {release.name}=URL."
+        f"give the archive's address with --apt-mirror {_option_name(target)}=URL."
     )
+
+
+def _option_name(target: Target) -> str:
+    # Ubuntu's other architectures have an archive of their own.
+    return target.name if target.architecture != "x86_64" else target.release.name
 
 
 def _codenames(distribution: str) -> list[str]:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from airgap.addresses import without_credentials
 from airgap.errors import ResolutionError
 from airgap.manifest import Kind
 from airgap.sources.interface import GeneratedFile
 
+INSTALLER_NAME = "install-pag-controller.sh"
 _SINGLE_FILES: tuple[tuple[str, Kind], ...] = (
     ("README.md", "document"),
-    ("install-pag-controller.sh", "software"),
+    (INSTALLER_NAME, "software"),
 )
 _OPTIONAL_FILES: tuple[tuple[str, Kind], ...] = (("LICENSE", "document"), ("CHANGELOG.md", "document"))
 _TREES: tuple[tuple[str, Kind], ...] = (("ansible", "ansible"), ("airgap", "software"))
 # What an operator's or a developer's work leaves in a checkout: inventories and secrets never travel.
 _SKIPPED_NAMES = frozenset({"inventory.yml", "secrets.yml", "packed-env.tar"})
+# Packs of a flow for one target each.
+_PACK = re.compile(r"packed-env\..+\.tar")
 # The builder makes this directory; one in the checkout is a developer's.
 _COLLECTIONS = "ansible/collections"
+# What names package servers; their passwords and tokens, which tools and authors leave in it, do not travel.
+_WITH_ADDRESSES = frozenset({"pixi.lock", "pixi.toml", "pyproject.toml", "requirements.in", "requirements.txt"})
 _SKIPPED_SUFFIXES = (".pyc", ".retry", ".orig", ".rej", ".swp", "~")
 
 
@@ -44,7 +51,7 @@ def flow_files(directory: Path) -> Iterator[GeneratedFile]:
 
 def _tree(directory: Path, prefix: str, kind: Kind) -> Iterator[GeneratedFile]:
     for path in sorted(directory.iterdir()):
-        if path.name in _SKIPPED_NAMES or path.name.startswith((".", "__pycache__")):
+        if path.name in _SKIPPED_NAMES or _PACK.fullmatch(path.name) or path.name.startswith((".", "__pycache__")):
             continue
         if path.name.endswith(_SKIPPED_SUFFIXES) or f"{prefix}/{path.name}" == _COLLECTIONS:
             continue
@@ -57,4 +64,7 @@ def _tree(directory: Path, prefix: str, kind: Kind) -> Iterator[GeneratedFile]:
 
 
 def _file(path: Path, name: str, kind: Kind) -> GeneratedFile:
-    return GeneratedFile(name, path.read_bytes(), kind, executable=bool(path.stat().st_mode & 0o100))
+    content = path.read_bytes()
+    if path.name in _WITH_ADDRESSES:
+        content = without_credentials(content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+    return GeneratedFile(name, content, kind, executable=bool(path.stat().st_mode & 0o100))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from airgap.manifest import Kind
@@ -28,6 +27,15 @@ class Download:
     licence: str | None = None
     record: Mapping[str, Any] | None = None
     """For conda packages, the channel's record, without the channel's address."""
+    channel: str | None = None
+    """For conda packages, the name of the channel that the lock names: no address."""
+    mirrors: tuple[str, ...] = ()
+    """Where else the same file is, in the order to try; may hold credentials."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All addresses of the file, in the order to try."""
+        return (self.url, *self.mirrors)
 
     @property
     def display_name(self) -> str:
@@ -53,8 +61,8 @@ class Source(ABC):
     """One kind of package repository. Knows nothing of the other kinds."""
 
     @abstractmethod
-    def index(self, downloads: Sequence[Download], fetched: Mapping[str, Path]) -> Iterable[GeneratedFile]:
+    def index(self, downloads: Sequence[Download]) -> Iterable[GeneratedFile]:
         """Return the files that make *downloads* a working repository of this kind.
 
-        *fetched* maps each download's ``path`` to the verified file in the cache.
+        The packages themselves are not there: of a delta, most are at the site only.
         """

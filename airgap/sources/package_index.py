@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import requests
 
-from airgap.addresses import origin
+from airgap.addresses import has_credentials, origin
 from airgap.errors import ResolutionError
 from airgap.network import Network
 from airgap.sources.requirements_file import LockedRequirement
+from airgap.transfer import retry_after
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
-_WORKERS = 8
+_WORKERS = 16
 _ATTEMPTS = 4
+# A link to a file, with its SHA-256.
+_ANCHOR = re.compile(r"<a\s[^>]*?#sha256=([0-9A-Za-z]+)[^>]*>", re.IGNORECASE)
+_BASE = re.compile(r"<base\s[^>]*>", re.IGNORECASE)
+# What tells a list of files from any other page: PEP 629's mark, a hash, or a file of the kinds that indexes have.
+_OF_AN_INDEX = re.compile(r"pypi:repository-version|#(?:sha\d+|md5)=|href=[^>]*\.(?:whl|tar\.gz|zip)[\"'#?\s>]")
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,17 @@ class IndexFile:
     size: int | None
 
 
+@dataclass(frozen=True)
+class _Page:
+    """What an index answered about a project."""
+
+    content: bytes = field(default=b"", repr=False)
+    content_type: str = ""
+    address: str = ""
+
+
 class PackageIndex:
-    """The indexes that pip is configured for, asked in turn; what was found is remembered in the cache.
+    """Simple indexes, asked in turn; what was found is remembered in the cache.
 
     A remembered answer is never stale: it lists files by the hashes in a lock, and those do not change.
     """
@@ -45,21 +61,25 @@ class PackageIndex:
         self._network = network
         self._cache = cache / "index"
         self._session = network.session(_WORKERS)
+        self._pool = ThreadPoolExecutor(_WORKERS)
         self._lock = threading.Lock()
-        self._pages: dict[str, list[IndexFile]] = {}
+        self._pages: dict[str, Future[_Page]] = {}
+        self._failed: dict[str, str] = {}
+        """Why an index is not asked any more, by its address."""
 
     def files(self, requirements: Sequence[LockedRequirement]) -> dict[str, list[IndexFile]]:
         """Return, by name, the files of *requirements* whose hashes their lock accepts.
 
-        Raises ResolutionError when an index cannot be asked or has none of them.
+        Raises ResolutionError when none of the indexes has them.
         """
-        pool = ThreadPoolExecutor(_WORKERS)
+        futures = [self._pool.submit(self._files_of, requirement) for requirement in requirements]
         try:
-            found = pool.map(self._files_of, requirements)
+            found = [future.result() for future in futures]
             return {requirement.name: files for requirement, files in zip(requirements, found, strict=True)}
         finally:
             # Not to wait for answers that nobody wants any more: after an error, or when the user interrupts.
-            pool.shutdown(wait=False, cancel_futures=True)
+            for future in futures:
+                future.cancel()
 
     def _files_of(self, requirement: LockedRequirement) -> list[IndexFile]:
         remembered = self._cache / f"{self._key(requirement)}.json"
@@ -68,12 +88,29 @@ class PackageIndex:
         except (OSError, ValueError, TypeError):
             pass
         for index in self._network.indexes:
-            files = [file for file in self._page(index, requirement.name) if file.sha256 in requirement.hashes]
+            if index in self._failed:
+                continue
+            try:
+                page = self._page(index, requirement.name)
+                files = parse_page(page.content, page.content_type, page.address, requirement.hashes)
+            except IndexPageError as error:
+                # The next index may have the same; this one is not waited for again.
+                self._failed[index] = str(error)
+                continue
             if files:
-                if not any("@" in urlsplit(address).netloc for address in (index, *(file.url for file in files))):
+                if not any(has_credentials(address) for address in (index, *(file.url for file in files))):
                     self._remember(remembered, files)
                 return files
-        raise ResolutionError(
+        raise ResolutionError(self._sentence(requirement))
+
+    def _sentence(self, requirement: LockedRequirement) -> str:
+        if self._failed:
+            reasons = "; ".join(f"{origin(index)} {reason}" for index, reason in self._failed.items())
+            return (
+                f"The package index does not tell about {requirement.name} {requirement.version} ({reasons}): check "
+                "the network, the address (--index) and pip's configuration (pip config debug)."
+            )
+        return (
             f"{requirement.name} {requirement.version}: the package index has none of the files that the lock names: "
             "configure pip for an index that is complete, or lock again."
         )
@@ -88,65 +125,99 @@ class PackageIndex:
         temporary.write_text(json.dumps([asdict(file) for file in files]), encoding="utf-8")
         temporary.replace(path)
 
-    def _page(self, index: str, name: str) -> list[IndexFile]:
+    def _page(self, index: str, name: str) -> _Page:
+        """Return the page of *name*, which is asked for once, whoever wants it."""
         address = f"{index.rstrip('/')}/{name}/"
         with self._lock:
-            if address in self._pages:
-                return self._pages[address]
-        files = _read_directory(address) if urlsplit(address).scheme == "file" else self._ask(address, name)
-        with self._lock:
-            self._pages[address] = files
-        return files
+            future = self._pages.get(address)
+            mine = future is None
+            if future is None:
+                future = self._pages[address] = Future()
+        if mine:
+            try:
+                future.set_result(_read_directory(address) if _is_local(address) else self._ask(index, address))
+            except BaseException as error:  # of any kind: the others wait for this answer
+                future.set_exception(error)
+        return future.result()
 
-    def _ask(self, address: str, name: str) -> list[IndexFile]:
+    def _ask(self, index: str, address: str) -> _Page:
         reason = ""
         for attempt in range(_ATTEMPTS):
+            if index in self._failed:
+                break
             if attempt:
                 time.sleep(2.0 ** (attempt - 1))
             try:
                 response = self._session.get(address, headers={"Accept": _ACCEPT}, timeout=self._network.timeout)
             except requests.RequestException as error:
                 # The message would hold the address, with what it has of credentials.
-                reason = "it cannot be reached" if isinstance(error, requests.ConnectionError) else "it does not answer"
+                reason = _reason(error)
                 continue
             if response.status_code == 404:
-                return []
+                return _Page()
             if response.status_code == 200:
-                return parse_page(response.content, response.headers.get("Content-Type", ""), response.url)
-            reason = f"it answered {response.status_code}"
+                return _Page(response.content, response.headers.get("Content-Type", ""), response.url)
+            reason = f"answered {response.status_code}"
             if response.status_code < 500 and response.status_code != 429:
                 break
-        raise ResolutionError(
-            f"The package index {origin(address)} does not tell about {name} ({reason}): check the network and pip's "
-            "configuration (pip config debug)."
-        )
+            time.sleep(retry_after(response))
+        raise IndexPageError(self._failed.get(index, reason))
 
 
-def parse_page(content: bytes, content_type: str, address: str) -> list[IndexFile]:
-    """Return the files that the page at *address* lists with a SHA-256.
+class IndexPageError(Exception):
+    """An index does not tell what was asked; the message follows its name in a sentence."""
 
-    Raises ResolutionError when the page is neither of the two formats.
+
+def _reason(error: requests.RequestException) -> str:
+    if isinstance(error, requests.exceptions.SSLError):
+        return "has a certificate that is not trusted here (--ca-file)"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "is not reached: the proxy refused"
+    if isinstance(error, requests.Timeout):
+        return "does not answer in time"
+    if isinstance(error, requests.ConnectionError):
+        return "cannot be reached"
+    return "breaks its answers off"
+
+
+def parse_page(
+    content: bytes, content_type: str, address: str, hashes: frozenset[str] | None = None
+) -> list[IndexFile]:
+    """Return the files that the page at *address* lists with a SHA-256; of all, or with one of *hashes*.
+
+    Raises IndexPageError when the page is neither of the two formats, as what a network's login sends in place of it.
     """
     if "json" not in content_type:
-        parser = _LinkParser()
-        parser.feed(content.decode("utf-8", "replace"))
-        base = urljoin(address, parser.base) if parser.base else address
-        return [file for link in parser.links if (file := _file_of_link(urljoin(base, link)))]
+        return _parse_html(content, address, hashes)
     try:
         return [
             IndexFile(entry["filename"], urljoin(address, entry["url"]), entry["hashes"]["sha256"], entry.get("size"))
             for entry in json.loads(content)["files"]
-            if "sha256" in entry["hashes"]
+            if "sha256" in entry["hashes"] and (hashes is None or entry["hashes"]["sha256"] in hashes)
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise ResolutionError(
-            f"The package index {origin(address)} sent a page that is no list of files: check pip's configuration."
-        ) from error
+        raise IndexPageError("sent a page that is no list of files") from error
 
 
-def _read_directory(address: str) -> list[IndexFile]:
+def _parse_html(content: bytes, address: str, hashes: frozenset[str] | None) -> list[IndexFile]:
+    text = content.decode("utf-8", "replace")
+    if text.strip() and not _OF_AN_INDEX.search(text):
+        raise IndexPageError("sent a web page that is no list of files, as a network's login page would be")
+    # A page may list thousands of files, of which a lock wants two: the parser sees those only.
+    anchors = [match for match in _ANCHOR.finditer(text) if hashes is None or match[1].lower() in hashes]
+    parser = _LinkParser()
+    parser.feed("".join([*_BASE.findall(text), *(match[0] for match in anchors)]))
+    base = urljoin(address, parser.base) if parser.base else address
+    return [file for link in parser.links if (file := _file_of_link(urljoin(base, link)))]
+
+
+def _is_local(address: str) -> bool:
+    return urlsplit(address).scheme == "file"
+
+
+def _read_directory(address: str) -> _Page:
     page = Path(unquote(urlsplit(address).path)) / "index.html"
-    return parse_page(page.read_bytes(), "text/html", address) if page.is_file() else []
+    return _Page(page.read_bytes(), "text/html", address) if page.is_file() else _Page()
 
 
 def _file_of_link(link: str) -> IndexFile | None:

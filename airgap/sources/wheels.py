@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from email.parser import HeaderParser
-from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from airgap.errors import LockError, ResolutionError
+from airgap.index_formats import render_project, render_projects
 from airgap.sources.interface import Download, GeneratedFile, Source
 from airgap.sources.package_index import IndexFile, PackageIndex
 from airgap.sources.requirements_file import LockedRequirement, read_requirements
@@ -21,7 +18,6 @@ from airgap.targets import Target
 # The C library that the oldest manylinux tags stand for.
 _LEGACY_TAGS = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
 _OLDEST_GLIBC = {"x86_64": 5, "aarch64": 17}
-_LONGEST_LICENCE = 100
 
 
 class WheelSource(Source):
@@ -40,19 +36,20 @@ class WheelSource(Source):
         files = self._index.files(locked)
         return [_choose(requirement, files[requirement.name], ranking, target, python) for requirement in locked]
 
-    def index(self, downloads: Sequence[Download], fetched: Mapping[str, Path]) -> Iterable[GeneratedFile]:
-        """Yield the simple index (PEP 503) over *downloads*; *fetched* is not needed."""
+    def versions(self, requirements: Path, target: Target, python: str) -> dict[str, str]:
+        """Return the versions that the lock at *requirements* has for *target*, by name; raises LockError."""
+        locked = read_requirements(requirements, marker_environment(target, python))
+        return {requirement.name: requirement.version for requirement in locked}
+
+    def index(self, downloads: Sequence[Download]) -> Iterable[GeneratedFile]:
+        """Yield the simple index (PEP 503) over *downloads*."""
         projects: dict[str, list[Download]] = {}
         for download in downloads:
             projects.setdefault(str(canonicalize_name(download.name)), []).append(download)
-        links = [(f"{name}/", name) for name in sorted(projects)]
-        yield GeneratedFile("mirror/pypi/simple/index.html", _html(links), "index")
+        yield GeneratedFile("mirror/pypi/simple/index.html", render_projects(projects), "index")
         for name, members in sorted(projects.items()):
-            links = [
-                (f"../../{quote(download.display_name)}#sha256={download.sha256}", download.display_name)
-                for download in sorted(members, key=lambda download: download.path)
-            ]
-            yield GeneratedFile(f"mirror/pypi/simple/{name}/index.html", _html(links), "index")
+            page = render_project({download.display_name: download.sha256 for download in members})
+            yield GeneratedFile(f"mirror/pypi/simple/{name}/index.html", page, "index")
 
 
 def marker_environment(target: Target, python: str) -> dict[str, str]:
@@ -126,33 +123,3 @@ def _choose(
         name=requirement.name,
         version=requirement.version,
     )
-
-
-def wheel_licence(path: Path) -> str | None:
-    """Return the licence that the wheel at *path* states in its METADATA, or None where it states none in a line.
-
-    Raises ResolutionError when the file is no wheel.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            metadata = next(
-                name for name in archive.namelist() if name.endswith(".dist-info/METADATA") and name.count("/") == 1
-            )
-            headers = HeaderParser().parsestr(archive.read(metadata).decode("utf-8", "replace"))
-    except (zipfile.BadZipFile, StopIteration, KeyError) as error:
-        raise ResolutionError(f"{path.name} is no wheel: use another package index, or lock again.") from error
-    for text in (headers["License-Expression"], headers["License"]):
-        stated = str(text or "").strip()
-        if stated and stated != "UNKNOWN" and len(stated) <= _LONGEST_LICENCE and "\n" not in stated:
-            return stated
-    classifiers = [str(value) for value in headers.get_all("Classifier", []) if str(value).startswith("License :: ")]
-    names = sorted({value.rpartition(" :: ")[2] for value in classifiers} - {"OSI Approved"})
-    return " OR ".join(names) if len(names) == 1 else ", ".join(names) or None
-
-
-def _html(links: Iterable[tuple[str, str]]) -> bytes:
-    rows = "".join(f'<a href="{escape(target)}">{escape(text)}</a><br>\n' for target, text in links)
-    return (
-        '<!DOCTYPE html>\n<html><head><meta name="pypi:repository-version" content="1.0"></head><body>\n'
-        f"{rows}</body></html>\n"
-    ).encode()

@@ -62,6 +62,8 @@ class BundleError(Exception):
 def read_bundle(root: Path, playbooks: Path) -> dict[str, Any]:
     """Return the facts about the bundle at *root*; raise BundleError when there is none, or one of another format."""
     # The manifest has one reader, which the bundle installed beside the packages.
+    # Compiled modules that root left there would outlive the next bundle's.
+    sys.dont_write_bytecode = True
     sys.path.insert(0, str(root))
     try:
         from airgap.environment import Environment

@@ -34,7 +34,9 @@ options:
     description: List, its JSON, or words with commas between them.
     type: raw
   packed_env:
-    description: File with the packed environment, in the flow directory or with its full path.
+    description:
+      - File with the packed environment, in the flow directory or with its full path. A file beside it with a target in
+        its name, as C(packed-env.debian-12-x86_64.tar), is the one for nodes of that target.
     type: str
     default: packed-env.tar
   root:
@@ -60,8 +62,12 @@ flow:
   type: dict
   returned: always
 pack:
-  description: Path of the packed environment; none when the bundle has the flow's environment.
+  description: Path of the packed environment for targets that have none of their own; none when there is no such file.
   type: str
+  returned: always
+packs:
+  description: Paths of packed environments by target. Without any pack, the bundle has the flow's environment.
+  type: dict
   returned: always
 descriptions:
   description: Paths of the descriptions of the bundle's environments for the flow, by target; empty with a pack.
@@ -75,7 +81,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible.module_utils.flow_source import FlowSourceError, Request, read_flow
+from ansible.module_utils.flow_source import DEFAULT_PACK, FlowSourceError, Request, packs_by_target, read_flow
 
 # What an environment is resolved from: when it differs from the bundle's, the bundle's environment is another one.
 _LOCKS = ("pixi.lock", "requirements.txt")
@@ -88,6 +94,8 @@ def bundle_environments(root: Path, name: str, directory: Path) -> dict[str, str
     Raises FlowSourceError when the bundle has none, or one for other locks than the directory's.
     """
     # The manifest has one reader, which the bundle installed beside the packages.
+    # Compiled modules that root left there would outlive the next bundle's.
+    sys.dont_write_bytecode = True
     sys.path.insert(0, str(root))
     try:
         from airgap.errors import ManifestError
@@ -105,13 +113,13 @@ def bundle_environments(root: Path, name: str, directory: Path) -> dict[str, str
         for environment in manifest.environments
         if environment.flow == folder
     }
-    advice = "pack it with 'python3 build-bundle.py pack' on the connected machine and copy the pack there"
+    advice = "pack it with 'python3 build-bundle.py pack-flow' on the connected machine and copy the pack there"
     if not descriptions:
         raise FlowSourceError(
             f"The flow directory {directory} has no packed environment, and the bundle has none for a flow {name}: "
             f"{advice}."
         )
-    known = {file.path: file.sha256 for file in manifest.files}
+    known = {file.path: file.sha256 for file in manifest.all_files}
     for lock in _LOCKS:
         path = directory / lock
         found = sha256_of_file(path) if path.is_file() else None
@@ -122,15 +130,16 @@ def bundle_environments(root: Path, name: str, directory: Path) -> dict[str, str
     return descriptions
 
 
-def find_environment(request: Request, root: Path, name: str) -> tuple[str | None, dict[str, str]]:
-    """Return the path of the pack and the descriptions of the bundle's environments; one of the two is empty."""
+def find_environment(request: Request, root: Path, name: str) -> dict[str, Any]:
+    """Return what the flow's environment is made of: ``pack`` and ``packs``, or else the bundle's ``descriptions``."""
     directory = request.flow_dir.resolve()
     pack = directory / request.packed_env
-    if pack.is_file():
-        return str(pack), {}
-    if request.packed_env != "packed-env.tar":
+    packs = {target: str(path) for target, path in packs_by_target(pack).items()}
+    if pack.is_file() or packs:
+        return {"pack": str(pack) if pack.is_file() else None, "packs": packs, "descriptions": {}}
+    if request.packed_env != DEFAULT_PACK:
         raise FlowSourceError(f"There is no packed environment {pack} on the controller: check packed_env.")
-    return None, bundle_environments(root, name, directory)
+    return {"pack": None, "packs": {}, "descriptions": bundle_environments(root, name, directory)}
 
 
 def run(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -155,8 +164,8 @@ def run(parameters: dict[str, Any]) -> dict[str, Any]:
         raise FlowSourceError(
             f"A flow directory cannot be named {flow['name']}, as an environment of pag is: rename it."
         )
-    pack, descriptions = find_environment(request, Path(parameters["root"]), flow["name"])
-    return {"changed": False, "flow": flow, "pack": pack, "descriptions": descriptions}
+    environment = find_environment(request, Path(parameters["root"]), flow["name"])
+    return {"changed": False, "flow": flow, **environment}
 
 
 def main() -> None:
@@ -170,7 +179,7 @@ def main() -> None:
             "schedule": {"type": "raw"},
             "default_parameters": {"type": "raw"},
             "tags": {"type": "raw"},
-            "packed_env": {"type": "str", "default": "packed-env.tar"},
+            "packed_env": {"type": "str", "default": DEFAULT_PACK},
             "root": {"type": "path", "default": "/opt/pag"},
         },
         supports_check_mode=True,

@@ -34,6 +34,8 @@ _IGNORED_DIRECTORIES = frozenset(
 )
 _IGNORED_SUFFIXES = (".pyc", ".pyo", "~", ".swp")
 
+DEFAULT_PACK = "packed-env.tar"
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ENTRYPOINT = re.compile(r"(?P<file>[^:]+\.py):(?P<function>[A-Za-z_][A-Za-z0-9_]*)")
 
@@ -55,6 +57,10 @@ _HONOURED = frozenset(
 _SCHEDULE_KINDS = ("cron", "interval", "rrule")
 _SCHEDULE_DETAILS = {"timezone", "day_or", "anchor_date"}
 _SCHEDULE_SETTINGS = {"active", "slug", "parameters"}
+
+
+# What stands between a pack's name and its suffix when it is for one target: packed-env.debian-12-x86_64.tar.
+_TARGET = re.compile(r"[a-z]+-[0-9.]+-(x86_64|aarch64)")
 
 
 class FlowSourceError(Exception):
@@ -88,7 +94,7 @@ class Request:
     schedule: Any = None
     default_parameters: Any = None
     tags: Any = None
-    packed_env: str = "packed-env.tar"
+    packed_env: str = DEFAULT_PACK
 
 
 DEFAULT_WORK_POOL = "cpu-pool"
@@ -141,6 +147,16 @@ def check_entrypoint(directory: Path, entrypoint: str) -> None:
         raise FlowSourceError(
             f"The entrypoint's file {path.name} in {directory} has no function {match['function']}: check entrypoint."
         )
+
+
+def packs_by_target(pack: Path) -> dict[str, Path]:
+    """Return the packs beside *pack*, and called like it, that are each for one target."""
+    found = {}
+    for path in pack.parent.iterdir() if pack.parent.is_dir() else ():
+        target = path.name.removeprefix(f"{pack.stem}.").removesuffix(pack.suffix)
+        if path.name == f"{pack.stem}.{target}{pack.suffix}" and _TARGET.fullmatch(target) and path.is_file():
+            found[target] = path
+    return found
 
 
 def parse_schedule(value: Any) -> list[dict[str, Any]]:
@@ -381,12 +397,15 @@ def _top_level_names(module: ast.Module) -> Iterator[str]:
 
 def _code_files(directory: Path, packed_env: str) -> Iterator[str]:
     """Yield the files that travel, relative to *directory*. Raises FlowSourceError for links and special files."""
-    pack = (directory / packed_env).resolve()
+    named = [directory / packed_env, directory / DEFAULT_PACK]
+    packs = {pack.resolve() for name in named for pack in (name, *packs_by_target(name).values())}
+    # What an interrupted packing leaves.
+    packs |= {pack.with_name(f".{pack.name}.part") for pack in packs}
     for parent, directories, names in os.walk(directory):
         directories[:] = sorted(set(directories) - _IGNORED_DIRECTORIES)
         for name in [*names, *(entry for entry in directories if (Path(parent) / entry).is_symlink())]:
             path = Path(parent) / name
-            if path.resolve() == pack or name == "packed-env.tar" or name.endswith(_IGNORED_SUFFIXES):
+            if path.resolve() in packs or name == DEFAULT_PACK or name.endswith(_IGNORED_SUFFIXES):
                 continue
             if path.is_symlink() or not path.is_file():
                 raise FlowSourceError(

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from ansible.module_utils.flow_source import FlowSourceError, Request, check_entrypoint, parse_schedule, read_flow
+from ansible.module_utils.flow_source import (
+    FlowSourceError,
+    Request,
+    check_entrypoint,
+    packs_by_target,
+    parse_schedule,
+    read_flow,
+)
 
 CODE = "from prefect import flow\n\n@flow\ndef my_workflow(n: int = 1):\n    return n\n"
 
@@ -42,6 +49,24 @@ def test_digest_is_over_what_travels(flow: Path) -> None:
     assert _read(flow)["digest"] == before
     (flow / "data.csv").write_text("1\n")
     assert _read(flow)["digest"] != before
+
+
+def test_packs_for_targets_travel_by_themselves(flow: Path) -> None:
+    before = _read(flow)["digest"]
+    names = ("packed-env.debian-12-x86_64.tar", ".packed-env.tar.part", "other.ubuntu-24.04-aarch64.sh", "other.sh")
+    for name in names:
+        (flow / name).write_bytes(b"packages")
+    assert _read(flow, packed_env="other.sh")["digest"] == before
+    assert _read(flow)["files"] == ["main.py", "other.sh", "other.ubuntu-24.04-aarch64.sh"]
+
+
+def test_a_target_has_its_own_pack(flow: Path) -> None:
+    assert packs_by_target(flow / "packed-env.tar") == {}
+    for name in ("packed-env.debian-12-x86_64.tar", "packed-env.tar", "packed-env.old.tar", "packed-env.debian-12.tar"):
+        (flow / name).write_bytes(b"packages")
+    (flow / "packed-env.debian-13-x86_64.tar").mkdir()
+    assert packs_by_target(flow / "packed-env.tar") == {"debian-12-x86_64": flow / "packed-env.debian-12-x86_64.tar"}
+    assert packs_by_target(flow / "missing/packed-env.tar") == {}
 
 
 def test_arguments_as_text(flow: Path) -> None:

@@ -20,7 +20,7 @@ for directory in (Path(__file__).resolve().parents[1], Path(__file__).resolve().
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
 
-from airgap.sources.conda import render_repodata  # noqa: E402
+from airgap.index_formats import render_repodata  # noqa: E402
 from channel.compiled import compiled_packages, script_packages  # noqa: E402
 from channel.debian_python import VERSION, debian_python  # noqa: E402
 from channel.packages import Package  # noqa: E402

@@ -5,15 +5,26 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from servers import serve
 
 from airgap.errors import ResolutionError
-from airgap.sources.apt import AptSource, read_package_list, render_packages, render_release
-from airgap.sources.apt_archives import SourceEntry, find_archive, host_entries, parse_deb822, parse_one_line
+from airgap.index_formats import render_release
+from airgap.network import NetworkOptions
+from airgap.sources.apt import AptSource, _private_root, read_package_list
+from airgap.sources.apt_archives import (
+    AptRepository,
+    SourceEntry,
+    find_archives,
+    host_entries,
+    parse_deb822,
+    parse_one_line,
+)
 from airgap.sources.interface import Download
-from airgap.targets import parse_target
+from airgap.targets import Target, parse_target
 
 DEBIAN_12 = parse_target("debian-12")
 DEBIAN_13 = parse_target("debian-13")
@@ -96,7 +107,7 @@ def test_the_distributions_own_entry_is_chosen_among_others(keyrings: Path) -> N
         SourceEntry("http://docker.invalid/linux/debian", "bookworm", ("stable",)),
         *parse_deb822(DEB822),
     ]
-    archive = find_archive(DEBIAN_12, {}, entries, keyrings)
+    (archive,) = find_archives(DEBIAN_12, {}, entries, keyrings)
     assert (archive.uri, archive.security_uri) == (
         "http://archive.invalid/debian",
         "http://security.invalid/debian-security",
@@ -104,36 +115,43 @@ def test_the_distributions_own_entry_is_chosen_among_others(keyrings: Path) -> N
 
 
 def test_another_release_of_the_same_distribution_is_derived(keyrings: Path) -> None:
-    archive = find_archive(DEBIAN_13, {}, parse_deb822(DEB822), keyrings)
+    (archive,) = find_archives(DEBIAN_13, {}, parse_deb822(DEB822), keyrings)
     assert "Suites: trixie trixie-updates\n" in str(archive)
     assert "URIs: http://security.invalid/debian-security\nSuites: trixie-security\n" in str(archive)
 
 
 def test_a_mirror_goes_before_the_hosts_sources(keyrings: Path) -> None:
-    mirrors = {"debian-12": "https://mirror.invalid/debian/", "": "https://other.invalid/debian"}
-    archive = find_archive(DEBIAN_12, mirrors, parse_deb822(DEB822), keyrings)
+    mirrors = {"debian-12": ["https://mirror.invalid/debian/"], "*": ["https://other.invalid/debian"]}
+    (archive,) = find_archives(DEBIAN_12, mirrors, parse_deb822(DEB822), keyrings)
     assert (archive.uri, archive.security_uri) == (
         "https://mirror.invalid/debian",
         "https://mirror.invalid/debian-security",
     )
-    assert find_archive(DEBIAN_13, mirrors, [], keyrings).uri == "https://other.invalid/debian"
+    (other,) = find_archives(DEBIAN_13, mirrors, [], keyrings)
+    assert other.uri == "https://other.invalid/debian"
+
+
+def test_an_architecture_has_a_mirror_of_its_own(keyrings: Path) -> None:
+    mirrors = {"ubuntu-24.04": ["http://a.invalid/ubuntu"], "ubuntu-24.04-aarch64": ["http://p.invalid/ubuntu-ports"]}
+    uris = [find_archives(parse_target(name), mirrors, [], keyrings)[0].uri for name in ("ubuntu-24.04", *mirrors)]
+    assert uris == ["http://a.invalid/ubuntu", "http://a.invalid/ubuntu", "http://p.invalid/ubuntu-ports"]
 
 
 @pytest.mark.parametrize("name", ["ubuntu-22.04", "ubuntu-24.04-aarch64"])
 def test_another_distribution_needs_a_mirror(name: str, keyrings: Path) -> None:
-    with pytest.raises(ResolutionError, match=rf"--apt-mirror {name.removesuffix('-aarch64')}=URL"):
-        find_archive(parse_target(name), {}, parse_deb822(DEB822), keyrings)
+    with pytest.raises(ResolutionError, match=rf"--apt-mirror {name}=URL"):
+        find_archives(parse_target(name), {}, parse_deb822(DEB822), keyrings)
 
 
 def test_ubuntus_security_updates_are_in_the_archive(keyrings: Path) -> None:
-    archive = find_archive(parse_target("ubuntu-24.04"), {"": "http://u.invalid/ubuntu"}, [], keyrings)
+    (archive,) = find_archives(parse_target("ubuntu-24.04"), {"*": ["http://u.invalid/ubuntu"]}, [], keyrings)
     assert archive.security_uri == "http://u.invalid/ubuntu"
     assert "Components: main universe\n" in str(archive)
 
 
 def test_a_missing_keyring_names_the_package(tmp_path: Path) -> None:
     with pytest.raises(ResolutionError, match="install the package ubuntu-keyring"):
-        find_archive(parse_target("ubuntu-22.04"), {"": "http://u.invalid/ubuntu"}, [], tmp_path)
+        find_archives(parse_target("ubuntu-22.04"), {"*": ["http://u.invalid/ubuntu"]}, [], tmp_path)
 
 
 def test_package_list_without_comments(tmp_path: Path) -> None:
@@ -148,43 +166,75 @@ def _deb(name: str) -> Download:
     return Download(f"http://a.invalid/{file}", f"mirror/apt/t/{file}", "0", 1, "deb", name, "1", record=record)
 
 
+def _packages(*names: str) -> bytes:
+    index = next(file for file in AptSource(Path(), {}).index([_deb(name) for name in names]))
+    return index.content
+
+
 def test_index_is_independent_of_the_order_and_names_the_flat_files() -> None:
-    packages = render_packages([_deb("b"), _deb("a")])
-    assert packages == render_packages([_deb("a"), _deb("b")])
+    packages = _packages("b", "a")
+    assert packages == _packages("a", "b")
     assert packages.decode().split("\n\n")[0] == (
         "Package: a\nVersion: 1\nFilename: a_1_all.deb\nConffiles:\n /etc/x 0"
     )
     assert hashlib.sha256(packages).hexdigest() in render_release("t", packages).decode()
 
 
-def _write_archive(root: Path, *, sign_with: Path | None) -> None:
-    """Write a Debian archive of two packages, one of which needs the other, with its updates and security suites."""
-    pool = root / "pool"
-    pool.mkdir(parents=True)
-    stanzas = []
-    for name, depends in (("leaf", "Depends: base (>= 1:2)\n"), ("base", "")):
-        version = "1:2.0+x"
-        content = f"deb of {name}".encode()
-        file = pool / f"{name}_2.0+x_all.deb"
-        file.write_bytes(content)
-        stanzas.append(
-            f"Package: {name}\nVersion: {version}\nArchitecture: all\n{depends}Filename: pool/{file.name}\n"
-            f"Size: {len(content)}\nMD5sum: {hashlib.md5(content).hexdigest()}\n"  # noqa: S324 - the format wants it
-            f"SHA256: {hashlib.sha256(content).hexdigest()}\n"
-        )
-    for suite in ("bookworm", "bookworm-updates", "bookworm-security"):
-        directory = root / "dists" / suite
-        index = directory / "main" / "binary-amd64" / "Packages"
+def _stanza(pool: Path, name: str, version: str, depends: str = "") -> str:
+    content = f"deb of {name} {version}".encode()
+    file = pool / f"{name}_{version.partition(':')[2] or version}_all.deb"
+    pool.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return (
+        f"Package: {name}\nVersion: {version}\nArchitecture: all\n{depends}Filename: {pool.name}/{file.name}\n"
+        f"Size: {len(content)}\nMD5sum: {hashlib.md5(content).hexdigest()}\n"  # noqa: S324 - the format wants it
+        f"SHA256: {hashlib.sha256(content).hexdigest()}\n"
+    )
+
+
+def _write_suite(
+    root: Path,
+    suite: str,
+    stanzas: list[str],
+    sign_with: Path | None,
+    *,
+    architecture: str,
+    components: tuple[str, ...],
+) -> None:
+    """Write a suite whose first component has *stanzas*."""
+    directory = root / "dists" / suite
+    lines = []
+    for component in components:
+        index = directory / component / f"binary-{architecture}" / "Packages"
         index.parent.mkdir(parents=True)
-        index.write_text("\n".join(stanzas) if suite == "bookworm" else "")
-        release = directory / "Release"
-        index_line = f"{hashlib.sha256(index.read_bytes()).hexdigest()} {index.stat().st_size}"
-        release.write_text(
-            f"Origin: Test\nSuite: {suite}\nCodename: {suite}\nArchitectures: amd64\nComponents: main\n"
-            f"Date: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n {index_line} main/binary-amd64/Packages\n"
+        index.write_text("\n".join(stanzas) if component == components[0] else "")
+        digest = hashlib.sha256(index.read_bytes()).hexdigest()
+        lines.append(f" {digest} {index.stat().st_size} {index.relative_to(directory)}\n")
+    release = directory / "Release"
+    release.write_text(
+        f"Origin: Test\nSuite: {suite}\nCodename: {suite}\nArchitectures: {architecture}\n"
+        f"Components: {' '.join(components)}\nDate: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n{''.join(lines)}"
+    )
+    if sign_with is not None:
+        _gpg(sign_with, "--clearsign", "--output", str(directory / "InRelease"), str(release))
+
+
+def _write_archive(root: Path, *, sign_with: Path | None, target: Target = DEBIAN_12) -> None:
+    """Write an archive of two packages, one of which needs the other, with its updates and security suites."""
+    stanzas = [
+        _stanza(root / "pool", "leaf", "1:2.0+x", "Depends: base (>= 1:2)\n"),
+        _stanza(root / "pool", "base", "1:2.0+x"),
+    ]
+    codename = target.release.codename
+    for suite in (codename, f"{codename}-updates", f"{codename}-security"):
+        _write_suite(
+            root,
+            suite,
+            stanzas if suite == codename else [],
+            sign_with,
+            architecture=target.debian_architecture,
+            components=("main", "universe") if target.release.distribution == "ubuntu" else ("main",),
         )
-        if sign_with is not None:
-            _gpg(sign_with, "--clearsign", "--output", str(directory / "InRelease"), str(release))
 
 
 def _gpg(home: Path, *arguments: str) -> None:
@@ -200,14 +250,15 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home.chmod(0o700)
     _gpg(home, "--passphrase", "", "--quick-generate-key", "archive@test.invalid", "ed25519", "sign", "never")
     (home / "keyrings").mkdir()
-    _gpg(home, "--output", str(home / "keyrings" / "debian-archive-keyring.gpg"), "--export")
+    for name in ("debian-archive-keyring.gpg", "ubuntu-archive-keyring.gpg"):
+        _gpg(home, "--output", str(home / "keyrings" / name), "--export")
     return home
 
 
 def _source(tmp_path: Path, key: Path) -> AptSource:
     archive = (tmp_path / "debian").as_uri()
     (tmp_path / "debian-security").symlink_to("debian")
-    return AptSource(tmp_path / "cache", {"": archive}, key / "keyrings")
+    return AptSource(tmp_path / "cache", {"*": [archive]}, keyrings=key / "keyrings")
 
 
 def test_resolve_takes_the_closure_with_hashes_from_the_signed_index(tmp_path: Path, key: Path) -> None:
@@ -215,8 +266,8 @@ def test_resolve_takes_the_closure_with_hashes_from_the_signed_index(tmp_path: P
     downloads = _source(tmp_path, key).resolve(["leaf"], DEBIAN_12)
     assert {download.name: download.version for download in downloads} == {"leaf": "1:2.0+x", "base": "1:2.0+x"}
     leaf = next(download for download in downloads if download.name == "leaf")
-    assert leaf.sha256 == hashlib.sha256(b"deb of leaf").hexdigest()
-    assert leaf.size == len(b"deb of leaf")
+    assert leaf.sha256 == hashlib.sha256(b"deb of leaf 1:2.0+x").hexdigest()
+    assert leaf.size == len(b"deb of leaf 1:2.0+x")
     assert leaf.path == "mirror/apt/debian-12-x86_64/leaf_2.0+x_all.deb"
     assert leaf.url.startswith("file:")
 
@@ -239,3 +290,137 @@ def test_an_unknown_package_is_named(tmp_path: Path, key: Path) -> None:
     _write_archive(tmp_path / "debian", sign_with=key)
     with pytest.raises(ResolutionError, match="Unable to locate package nosuch"):
         _source(tmp_path, key).resolve(["nosuch"], DEBIAN_12)
+
+
+def test_a_login_page_in_place_of_an_archive_is_named(tmp_path: Path, key: Path) -> None:
+    with serve(page=b"<!DOCTYPE html><html>Please log in</html>") as server:
+        source = AptSource(tmp_path / "cache", {"*": [f"{server.url}/debian"]}, keyrings=key / "keyrings")
+        with pytest.raises(ResolutionError, match=r"does the network require authentication\?"):
+            source.resolve(["leaf"], DEBIAN_12)
+
+
+@pytest.mark.parametrize("name", ["ubuntu-22.04", "ubuntu-24.04", "ubuntu-24.04-aarch64", "debian-13-aarch64"])
+def test_other_targets_resolve_from_the_mirror_that_is_given(name: str, tmp_path: Path, key: Path) -> None:
+    target = parse_target(name)
+    _write_archive(tmp_path / "mirror", sign_with=key, target=target)
+    (tmp_path / "mirror-security").symlink_to("mirror")
+    mirrors = {target.name: [(tmp_path / "mirror").as_uri()]}
+    downloads = AptSource(tmp_path / "cache", mirrors, keyrings=key / "keyrings").resolve(["leaf"], target)
+    assert sorted(download.path for download in downloads) == [
+        f"mirror/apt/{target.name}/base_2.0+x_all.deb",
+        f"mirror/apt/{target.name}/leaf_2.0+x_all.deb",
+    ]
+
+
+def test_the_next_mirror_is_taken_where_one_fails_and_files_have_all_addresses(tmp_path: Path, key: Path) -> None:
+    for name in ("first", "second"):
+        _write_archive(tmp_path / name, sign_with=key)
+        (tmp_path / f"{name}-security").symlink_to(name)
+    gone, first, second = ((tmp_path / name).as_uri() for name in ("gone", "first", "second"))
+    source = AptSource(tmp_path / "cache", {"*": [gone, first, second]}, keyrings=key / "keyrings")
+    leaf = next(download for download in source.resolve(["leaf"], DEBIAN_12) if download.name == "leaf")
+    name = "pool/leaf_2.0%2bx_all.deb"
+    assert leaf.url.replace("file:/", "file:///") == f"{first}/{name}"
+    assert leaf.mirrors == (f"{gone}/{name}", f"{second}/{name}")
+
+
+def test_when_no_mirror_works_all_are_named(tmp_path: Path, key: Path) -> None:
+    mirrors = {"*": [(tmp_path / name).as_uri() for name in ("one", "two")]}
+    with pytest.raises(ResolutionError, match=r"None of the archives .*/one, .*/two can be used"):
+        AptSource(tmp_path / "cache", mirrors, keyrings=key / "keyrings").resolve(["leaf"], DEBIAN_12)
+
+
+def _vendor(tmp_path: Path, key: Path, **fields: object) -> AptRepository:
+    """Write a repository with a newer leaf, and with a tool that needs a library of its own."""
+    root = tmp_path / "vendor"
+    stanzas = [
+        _stanza(root / "pool", "tool", "5", "Depends: tool-library, base\n"),
+        _stanza(root / "pool", "tool-library", "5"),
+        _stanza(root / "pool", "leaf", "1:9"),
+    ]
+    _write_suite(root, "stable", stanzas, key, architecture="amd64", components=("main",))
+    keyring = key / "keyrings" / "debian-archive-keyring.gpg"
+    return AptRepository(root.as_uri(), "stable", keyring, components=("main",), **fields)  # type: ignore[arg-type]
+
+
+def test_what_is_wanted_of_another_repository_comes_from_there_and_the_rest_from_the_distribution(
+    tmp_path: Path, key: Path
+) -> None:
+    _write_archive(tmp_path / "debian", sign_with=key)
+    (tmp_path / "debian-security").symlink_to("debian")
+    mirrors = {"*": [(tmp_path / "debian").as_uri()]}
+    repositories = [_vendor(tmp_path, key, packages=("tool",), targets=("debian-12",))]
+    source = AptSource(tmp_path / "cache", mirrors, None, repositories, key / "keyrings")
+    versions = {download.name: download.version for download in source.resolve(["leaf"], DEBIAN_12)}
+    assert versions["tool"] == versions["tool-library"] == "5"
+    assert versions["base"] == versions["leaf"] == "1:2.0+x"
+
+
+def test_without_names_another_repository_counts_as_much_as_the_distribution(tmp_path: Path, key: Path) -> None:
+    _write_archive(tmp_path / "debian", sign_with=key)
+    (tmp_path / "debian-security").symlink_to("debian")
+    mirrors = {"*": [(tmp_path / "debian").as_uri()]}
+    source = AptSource(tmp_path / "cache", mirrors, None, [_vendor(tmp_path, key)], key / "keyrings")
+    versions = {download.name: download.version for download in source.resolve(["leaf"], DEBIAN_12)}
+    assert versions["leaf"] == "1:9"
+
+
+def test_a_flat_repository(tmp_path: Path, key: Path) -> None:
+    _write_archive(tmp_path / "debian", sign_with=key)
+    (tmp_path / "debian-security").symlink_to("debian")
+    flat = tmp_path / "flat"
+    packages = "\n".join(
+        [_stanza(flat / "pool", "tool", "5", "Depends: base\n"), _stanza(flat / "pool", "leaf", "1:9")]
+    )
+    (flat / "Packages").write_text(packages)
+    digest = hashlib.sha256(packages.encode()).hexdigest()
+    (flat / "Release").write_text(
+        f"Origin: Flat\nDate: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n {digest} {len(packages)} Packages\n"
+    )
+    _gpg(key, "--clearsign", "--output", str(flat / "InRelease"), str(flat / "Release"))
+    keyring = key / "keyrings" / "debian-archive-keyring.gpg"
+    repository = AptRepository(flat.as_uri(), "./", keyring, packages=("tool",))
+    mirrors = {"*": [(tmp_path / "debian").as_uri()]}
+    source = AptSource(tmp_path / "cache", mirrors, None, [repository], key / "keyrings")
+    versions = {download.name: download.version for download in source.resolve(["leaf"], DEBIAN_12)}
+    assert versions == {"tool": "5", "leaf": "1:2.0+x", "base": "1:2.0+x"}
+
+
+def test_a_repository_is_for_the_targets_it_names(tmp_path: Path, key: Path) -> None:
+    repository = _vendor(tmp_path, key, targets=("debian-13", "ubuntu-22.04-aarch64"))
+    names = ("debian-13", "debian-13-aarch64", "ubuntu-22.04-aarch64", "ubuntu-22.04", "debian-12")
+    assert [repository.is_for(parse_target(name)) for name in names] == [True, True, True, False, False]
+
+
+def test_a_repository_without_its_keyring_is_refused(tmp_path: Path, key: Path) -> None:
+    repository = replace(_vendor(tmp_path, key), signed_by=tmp_path / "no.gpg")
+    source = AptSource(tmp_path / "cache", {"*": ["file:///nowhere"]}, None, [repository], key / "keyrings")
+    with pytest.raises(ResolutionError, match=r"no\.gpg of the repository .* is not there: .*signed-by"):
+        source.resolve(["leaf"], DEBIAN_12)
+
+
+def test_a_repository_signed_with_another_key_is_refused(tmp_path: Path, key: Path) -> None:
+    _write_archive(tmp_path / "debian", sign_with=key)
+    (tmp_path / "debian-security").symlink_to("debian")
+    other = tmp_path / "gpg"
+    other.mkdir(mode=0o700)
+    _gpg(other, "--passphrase", "", "--quick-generate-key", "other@test.invalid", "ed25519", "sign", "never")
+    _gpg(other, "--output", str(tmp_path / "other.gpg"), "--export")
+    repository = replace(_vendor(tmp_path, key), signed_by=tmp_path / "other.gpg")
+    mirrors = {"*": [(tmp_path / "debian").as_uri()]}
+    source = AptSource(tmp_path / "cache", mirrors, None, [repository], key / "keyrings")
+    with pytest.raises(ResolutionError, match="keyring package"):
+        source.resolve(["leaf"], DEBIAN_12)
+
+
+def test_apt_is_told_of_the_proxy_and_the_authorities(tmp_path: Path) -> None:
+    network = NetworkOptions(proxy="http://p.invalid:3128", no_proxy=("near.invalid",), ca_file=Path("/ca.pem"))
+    with _private_root(tmp_path, DEBIAN_12, network) as configuration:
+        text = configuration.read_text()
+    for line in (
+        'Acquire::http::Proxy "http://p.invalid:3128";',
+        'Acquire::https::Proxy "http://p.invalid:3128";',
+        'Acquire::http::Proxy::near.invalid "DIRECT";',
+        'Acquire::https::CAInfo "/ca.pem";',
+    ):
+        assert line in text

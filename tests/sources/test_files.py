@@ -48,9 +48,19 @@ def test_links_are_refused(checkout: Path) -> None:
         list(checkout_files(checkout))
 
 
+def test_locks_travel_without_the_credentials_that_were_left_in_them(tmp_path: Path) -> None:
+    flow = tmp_path / "my-flow"
+    flow.mkdir()
+    (flow / "pixi.lock").write_bytes(b"- url: https://me:pw@h.invalid/t/tk/forge/\xff\n")
+    (flow / "main.py").write_bytes(b'URL = "https://me:pw@h.invalid"\n')
+    files = {file.path: file.content for file in flow_files(flow)}
+    assert files["flows/my-flow/pixi.lock"] == b"- url: https://h.invalid/forge/\xff\n"
+    assert files["flows/my-flow/main.py"] == b'URL = "https://me:pw@h.invalid"\n'
+
+
 def test_flows_travel_without_packs(tmp_path: Path) -> None:
     flow = tmp_path / "my-flow"
     (flow / "tests").mkdir(parents=True)
-    for name in ("main.py", "packed-env.tar", ".env", "tests/data.csv"):
+    for name in ("main.py", "packed-env.tar", "packed-env.debian-12-x86_64.tar", ".env", "tests/data.csv"):
         (flow / name).touch()
     assert [file.path for file in flow_files(flow)] == ["flows/my-flow/main.py", "flows/my-flow/tests/data.csv"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from wheels import make_wheel, simple_page
 from airgap.errors import ResolutionError
 from airgap.hashing import sha256_of_bytes
 from airgap.network import Network
-from airgap.sources.package_index import PackageIndex, parse_page
+from airgap.sources.package_index import IndexPageError, PackageIndex, parse_page
 from airgap.sources.requirements_file import LockedRequirement
 
 WHEEL = make_wheel("a", "1")
@@ -50,7 +51,7 @@ def test_reads_html_with_a_base() -> None:
 
 @pytest.mark.parametrize("content", [b"no json", b"{}", b'{"files": [{}]}', b"[]"])
 def test_refuses_json_of_another_kind(content: bytes) -> None:
-    with pytest.raises(ResolutionError, match="no list of files"):
+    with pytest.raises(IndexPageError, match="no list of files"):
         parse_page(content, "application/json", "https://me:secret@i.invalid/simple/a/")
 
 
@@ -91,3 +92,42 @@ def test_an_index_that_refuses_is_named_without_credentials(tmp_path: Path) -> N
     with serve(statuses=[401]) as server, pytest.raises(ResolutionError, match="answered 401") as raised:
         index(server.url.replace("//", "//me:secret@") + "/simple", tmp_path).files([LOCKED])
     assert "secret" not in str(raised.value)
+
+
+PORTAL = b"<!DOCTYPE html><html><body><a href='/login'>Please log in</a></body></html>"
+
+
+def test_a_login_page_is_named(tmp_path: Path) -> None:
+    with serve(page=PORTAL) as server, pytest.raises(ResolutionError) as raised:
+        index(f"{server.url}/simple", tmp_path).files([LOCKED])
+    assert f"{server.url} sent a web page that is no list of files, as a network's login page would be" in str(
+        raised.value
+    )
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("page", [b"", b'<html><meta name="pypi:repository-version" content="1.0"></html>'])
+def test_a_page_without_files_is_none_of_a_login(page: bytes) -> None:
+    assert parse_page(page, "text/html", "https://i.invalid/simple/a/") == []
+
+
+@pytest.mark.parametrize("manners", [{"page": PORTAL}, {"statuses": [403] * 9}])
+def test_an_index_that_fails_is_left_for_the_next_one(tmp_path: Path, manners: dict[str, object]) -> None:
+    other = make_wheel("b", "1")
+    locked = [LOCKED, LockedRequirement("b", "1", frozenset({sha256_of_bytes(other)}))]
+    pages = {"/simple/a/": simple_page({NAME: WHEEL}), "/simple/b/": simple_page({"b-1-py3-none-any.whl": other})}
+    with serve(**manners) as bad, serve(files=pages) as good:
+        network = Network(indexes=(f"{bad.url}/simple", f"{good.url}/simple"), timeout=5)
+        source = PackageIndex(network, tmp_path)
+        assert source.files(locked[:1])["a"][0].url.startswith(good.url)
+        asked = len(bad.requests)
+        assert source.files(locked[1:])["b"]
+        assert len(bad.requests) == asked
+
+
+def test_a_page_is_asked_for_once(tmp_path: Path) -> None:
+    with serve(files={"/simple/a/": simple_page({NAME: WHEEL})}) as server:
+        source = index(f"{server.url}/simple", tmp_path)
+        with ThreadPoolExecutor(4) as pool:
+            assert all(found["a"] for found in pool.map(source.files, [[LOCKED]] * 4))
+    assert len(server.requests) == 1

@@ -3,13 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from wheels import lock_line, make_wheel
+from wheels import lock_line
 
 from airgap.errors import LockError, ResolutionError
 from airgap.hashing import sha256_of_bytes
 from airgap.sources.interface import Download
 from airgap.sources.package_index import IndexFile, PackageIndex
-from airgap.sources.wheels import WheelSource, marker_environment, wheel_licence, wheel_tags
+from airgap.sources.wheels import WheelSource, marker_environment, wheel_tags
 from airgap.targets import parse_target
 
 DEBIAN_12 = parse_target("debian-12")
@@ -98,33 +98,9 @@ def test_the_first_tag_is_the_systems_own() -> None:
 def test_the_index_is_relative_and_has_hashes() -> None:
     source = WheelSource(FakeIndex([]))
     wheels = [Download("", f"mirror/pypi/{n}", "f" * 64, 1, "wheel", "My.Pkg", "1") for n in ("b+x-1.whl", "a-1.whl")]
-    pages = {file.path: file.content.decode() for file in source.index(wheels, {})}
+    pages = {file.path: file.content.decode() for file in source.index(wheels)}
     assert set(pages) == {"mirror/pypi/simple/index.html", "mirror/pypi/simple/my-pkg/index.html"}
     assert '<a href="my-pkg/">' in pages["mirror/pypi/simple/index.html"]
     page = pages["mirror/pypi/simple/my-pkg/index.html"]
     assert f'<a href="../../b%2Bx-1.whl#sha256={"f" * 64}">b+x-1.whl</a>' in page
     assert page.index("a-1.whl") < page.index("b+x-1.whl")
-
-
-@pytest.mark.parametrize(
-    ("metadata", "licence"),
-    [
-        ("License-Expression: MIT\n", "MIT"),
-        ("License: BSD\n", "BSD"),
-        ("License: UNKNOWN\n", None),
-        ("License: Long\n        text\nClassifier: License :: OSI Approved :: ISC License\n", "ISC License"),
-        ("Classifier: License :: OSI Approved\n", None),
-        ("", None),
-    ],
-)
-def test_licence(tmp_path: Path, metadata: str, licence: str | None) -> None:
-    path = tmp_path / "a-1-py3-none-any.whl"
-    path.write_bytes(make_wheel("a", "1", metadata=metadata))
-    assert wheel_licence(path) == licence
-
-
-def test_a_file_that_is_no_wheel_has_no_licence_to_read(tmp_path: Path) -> None:
-    path = tmp_path / "a-1-py3-none-any.whl"
-    path.write_bytes(b"no zip")
-    with pytest.raises(ResolutionError, match="is no wheel"):
-        wheel_licence(path)

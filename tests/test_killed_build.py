@@ -1,0 +1,65 @@
+"""kill -9 of the builder at random moments: the same command again ends in the same bundle, byte for byte."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkouts import copy_repository
+from machines import unprivileged
+
+pytestmark = [pytest.mark.network, pytest.mark.long]
+
+_MOMENTS = 20
+_SEED = 1
+
+
+def _command(checkout: Path, output: Path, cache: Path) -> list[str]:
+    options = ["--quiet", "--python", "system", "--target", "debian-12", "--split-size", "64M"]
+    program = [sys.executable, checkout / "build-bundle.py"]
+    return unprivileged([*program, *options, "--cache", cache, "--output", output])
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
+
+
+def test_twenty_moments_of_building(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The cache is empty before the first, and each goes on with what the ones before it left."""
+    for name in ("expected", "killed"):
+        (tmp_path / name).mkdir()
+    # Nobody edits that one meanwhile.
+    checkout = tmp_path / "checkout"
+    copy_repository(checkout)
+    # The first run is no measure: it makes the builder's own environment where there is none.
+    subprocess.run(_command(checkout, tmp_path / "expected" / "bundle.tar.gz", tmp_path / "cache-1"), check=True)
+    expected = _digests(tmp_path / "expected")
+    output, cache = tmp_path / "killed" / "bundle.tar.gz", tmp_path / "cache-2"
+    moments = random.Random(_SEED)  # noqa: S311, not for secrets
+    seconds, killed = 6.0, []
+    while len(killed) < _MOMENTS:
+        moment = round(moments.uniform(0.3, seconds), 2)
+        with subprocess.Popen(
+            _command(checkout, output, cache), start_new_session=True, stdin=subprocess.DEVNULL
+        ) as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(moment)
+            # Everything that it started, too.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode == -signal.SIGKILL:
+            killed.append(moment)
+        else:  # too late: with more in the cache, it is quicker
+            assert process.returncode == 0
+            seconds = moment
+    subprocess.run(_command(checkout, output, cache), check=True, stdin=subprocess.DEVNULL)
+    with capsys.disabled():
+        print(f"\n  killed at {killed} s")
+    assert _digests(output.parent) == expected

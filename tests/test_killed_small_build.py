@@ -1,0 +1,100 @@
+"""kill -9 of a small build in a process of its own: the same command again ends in the same bytes."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_world import World, command, environment, small_world
+
+from airgap.errors import VerificationError
+from airgap.verify import verify
+
+SPLIT = ("--split-size", "1M")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with small_world(tmp_path_factory.mktemp("world")) as world:
+        # Something to compress takes a while: there is a middle to be killed in.
+        (world.root / "flows/demo/data.bin").write_bytes(random.Random(1).randbytes(6_000_000))  # noqa: S311  no secret
+        yield world
+
+
+def start(world: World, directory: Path, options: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    (directory / "out").mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(
+        command(world, world.root, directory / "out/bundle.tar.gz", directory / "cache", "--quiet", *options),
+        env=environment(world, HOME=str(directory)),
+    )
+
+
+def finish(world: World, directory: Path, options: tuple[str, ...]) -> dict[str, bytes]:
+    assert start(world, directory, options).wait(120) == 0
+    return there(directory)
+
+
+def there(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (directory / "out").iterdir()}
+
+
+def is_whole_or_nothing(directory: Path, options: tuple[str, ...]) -> bool:
+    """Return whether what is there under its own name, if anything, is a whole bundle; raise when it is a part."""
+    output = directory / "out" / ("bundle.tar.gz.sha256" if options else "bundle.tar.gz")
+    if output.exists():
+        verify(output)
+    elif options and any(path.name[0] != "." for path in output.parent.iterdir()):
+        with pytest.raises(VerificationError, match="index"):
+            verify(output.parent)
+    return True
+
+
+def has_begun(directory: Path, since: float) -> bool:
+    """Return whether anything was written to the output *since* then; file systems keep time in ticks."""
+    return any(path.lstat().st_mtime > since - 0.01 for path in (directory / "out").iterdir())
+
+
+@pytest.mark.parametrize("options", [(), SPLIT], ids=["archive", "volumes"])
+def test_killed_while_it_writes(world: World, tmp_path: Path, options: tuple[str, ...]) -> None:
+    expected = finish(world, tmp_path / "expected", options)
+    for moment in (0.0, 0.2):
+        before = time.time()
+        process = start(world, tmp_path / "killed", options)
+        while not has_begun(tmp_path / "killed", before) and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(moment)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL or moment
+        assert is_whole_or_nothing(tmp_path / "killed", options)
+    assert finish(world, tmp_path / "killed", options) == expected
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("options", [(), SPLIT], ids=["archive", "volumes"])
+def test_killed_at_twenty_random_moments(
+    world: World, tmp_path: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = time.monotonic()
+    started = time.monotonic()
+    expected = finish(world, tmp_path / "expected", options)
+    seconds = time.monotonic() - started
+    moments = random.Random(len(options))  # noqa: S311  no secret
+    killed = 0
+    for number in range(20):
+        if number % 5 == 0:
+            shutil.rmtree(tmp_path / "killed", ignore_errors=True)
+        process = start(world, tmp_path / "killed", options)
+        time.sleep(moments.uniform(0.2, 1.0) * seconds)
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+        assert is_whole_or_nothing(tmp_path / "killed", options)
+    assert finish(world, tmp_path / "killed", options) == expected
+    with capsys.disabled():
+        print(f"\n  {killed} of 20 builds were killed before they had ended")
+    assert killed >= 10
