@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 _ACTIVATE = """\
@@ -43,25 +44,31 @@ exec "$@"
 
 def write_activation(directory: Path, name: str) -> None:
     """Write ``activate.sh`` and ``run`` into *directory*, for the environment *name* in its ``env/``."""
-    prefix = directory / "env"
-    variables = "".join(
-        f"export {key}={shlex.quote(value)}\n" for key, value in sorted(_environment_variables(prefix).items())
-    )
-    activate = directory / "activate.sh"
-    activate.write_text(
-        _ACTIVATE.format(name=shlex.quote(name), prefix=shlex.quote(str(prefix)), variables=variables), encoding="utf-8"
-    )
-    activate.chmod(0o644)
-    run = directory / "run"
-    run.write_text(_RUN.format(directory=shlex.quote(str(directory))), encoding="utf-8")
-    run.chmod(0o755)
+    contents = [file.read_bytes() for file in sorted((directory / "env").glob("etc/conda/env_vars.d/*.json"))]
+    for file_name, text in activation_texts(directory, name, contents).items():
+        file = directory / file_name
+        file.write_text(text, encoding="utf-8")
+        file.chmod(0o755 if file_name == "run" else 0o644)
 
 
-def _environment_variables(prefix: Path) -> dict[str, str]:
-    """Return the variables that packages ask for in ``etc/conda/env_vars.d/*.json``, later files winning."""
+def activation_texts(directory: Path, name: str, variables: Iterable[bytes]) -> dict[str, str]:
+    """Return what is written into *directory*, by file name.
+
+    *variables* are the contents of ``etc/conda/env_vars.d/*.json`` in the order of their names, later ones winning.
+    """
+    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in sorted(_merged(variables).items()))
+    prefix = shlex.quote(str(directory / "env"))
+    return {
+        "activate.sh": _ACTIVATE.format(name=shlex.quote(name), prefix=prefix, variables=exports),
+        "run": _RUN.format(directory=shlex.quote(str(directory))),
+    }
+
+
+def _merged(contents: Iterable[bytes]) -> dict[str, str]:
+    """Return the variables that packages ask for."""
     variables: dict[str, str] = {}
-    for file in sorted(prefix.glob("etc/conda/env_vars.d/*.json")):
-        for key, value in json.loads(file.read_text(encoding="utf-8")).items():
+    for content in contents:
+        for key, value in json.loads(content).items():
             if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
                 variables[key] = str(value)
     return variables
