@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import os
 import re
 import subprocess
@@ -24,8 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _PRINTED_URI = re.compile(r"'(?P<uri>[^']+)' \S+ \d+")
+# Inst NAME [OLD] (NEW ORIGIN [ARCHITECTURE]) ...; a package that is new on the node has no OLD.
+_SIMULATED = re.compile(
+    r"Inst (?P<name>\S+) (?:\[(?P<old>[^]]+)\] )?\((?P<new>\S+) [^)]*?(?:\[(?P<architecture>\w+)\])?\)"
+)
+_HELD = "The following packages have been kept back:"
+# --with-new-pkgs: a kernel of another version is another package. upgrade, unlike dist-upgrade, removes nothing.
+_UPGRADE = ("upgrade", "--with-new-pkgs", "--no-install-recommends")
 # Seconds to wait for another apt (unattended upgrades, for example) to finish.
 _LOCK_TIMEOUT = 300
+_KEEP_CONFIGURATION = ("--force-confdef", "--force-confold")
 
 
 class MirrorAptError(Exception):
@@ -94,19 +103,112 @@ def install(names: Sequence[str], mirror: Mirror) -> None:
 
     Raises MirrorAptError, before anything is changed, when a file of the mirror is missing or damaged.
     """
-    keep_configuration = ["--force-confdef", "--force-confold"]
-    # An installation that was cut short leaves packages unconfigured, and apt refuses to go on.
-    if _run(["dpkg", "--audit"]).strip():
-        _run(["dpkg", *keep_configuration, "--configure", "--pending"])
+    finish_interrupted()
     with _private_options(mirror) as options:
         mirror.check(_needed_files(names, options))
-        options += [f"--option=DPkg::Options::={flag}" for flag in keep_configuration]
-        options += [f"--option=DPkg::Lock::Timeout={_LOCK_TIMEOUT}"]
-        _run(["apt-get", *options, "install", "--yes", "--quiet=2", "--no-install-recommends", *names])
+        _run(
+            [
+                "apt-get",
+                *options,
+                *_changing_options(),
+                "install",
+                "--yes",
+                "--quiet=2",
+                "--no-install-recommends",
+                *names,
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """A package for which the mirror has a newer version."""
+
+    name: str
+    """With the architecture, as dpkg-query has it."""
+    old: str
+    """Empty for a package that is new on the node because another one needs it now."""
+    new: str
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What the mirror has for the packages of this machine."""
+
+    upgrades: tuple[Upgrade, ...]
+    files: tuple[str, ...]
+    """The files that they are in."""
+    kept_back: tuple[str, ...]
+    """Packages whose newer version cannot be installed: on hold, or something else would have to go or is missing."""
+
+
+def pending_upgrades(mirror: Mirror) -> Pending:
+    """Return what is newer in the mirror than what is installed; changes nothing."""
+    with _private_options(mirror) as options:
+        return _pending_upgrades(options)
+
+
+def upgrade(mirror: Mirror) -> tuple[Upgrade, ...]:
+    """Upgrade every installed package that the mirror has a newer version of; return what was done.
+
+    Removes nothing, asks nothing, and leaves configuration files as they are that somebody changed. Raises
+    MirrorAptError, before anything is changed, when a file of the mirror is missing or damaged.
+    """
+    finish_interrupted()
+    with _private_options(mirror) as options:
+        mirror.check(_pending_upgrades(options).files)
+        before = installed_versions()
+        _run(["apt-get", *options, *_changing_options(), *_UPGRADE, "--yes", "--quiet=2"])
+    after = installed_versions()
+    changed = sorted(name for name in after if before.get(name) != after[name])
+    return tuple(Upgrade(name, before.get(name, ""), after[name]) for name in changed)
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the version of each installed package, by ``name:architecture``."""
+    lines = _run(
+        ["dpkg-query", "--show", "--showformat=${db:Status-Abbrev}\t${Package}:${Architecture}\t${Version}\n"]
+    ).splitlines()
+    columns = [line.split("\t") for line in lines]
+    return {name: version for status, name, version in columns if status[1:2] == "i"}
+
+
+def _pending_upgrades(options: Sequence[str]) -> Pending:
+    simulated = _run(["apt-get", *options, *_UPGRADE, "--simulate"])
+    matches = [match for line in simulated.splitlines() if (match := _SIMULATED.match(line))]
+    upgrades = {
+        Upgrade(f"{match['name'].partition(':')[0]}:{match['architecture']}", match["old"] or "", match["new"])
+        for match in matches
+    }
+    _, _, rest = simulated.partition(f"{_HELD}\n")
+    kept_back = " ".join(itertools.takewhile(lambda line: line.startswith("  "), rest.splitlines())).split()
+    printed = _run(["apt-get", *options, *_UPGRADE, "--print-uris", "--quiet=2"])
+    ordered = sorted(upgrades, key=lambda entry: entry.name)
+    return Pending(tuple(ordered), tuple(_printed_files(printed)), tuple(kept_back))
+
+
+def is_interrupted() -> bool:
+    """Return whether an installation was cut short: it leaves packages unconfigured, and apt refuses to go on."""
+    return bool(_run(["dpkg", "--audit"]).strip())
+
+
+def finish_interrupted() -> None:
+    """Configure the packages that an installation which was cut short left unconfigured."""
+    if is_interrupted():
+        _run(["dpkg", *_KEEP_CONFIGURATION, "--configure", "--pending"])
+
+
+def _changing_options() -> list[str]:
+    options = [f"--option=DPkg::Options::={flag}" for flag in _KEEP_CONFIGURATION]
+    return [*options, f"--option=DPkg::Lock::Timeout={_LOCK_TIMEOUT}"]
 
 
 def _needed_files(names: Sequence[str], options: Sequence[str]) -> list[str]:
     printed = _run(["apt-get", *options, "install", "--print-uris", "--quiet=2", "--no-install-recommends", *names])
+    return _printed_files(printed)
+
+
+def _printed_files(printed: str) -> list[str]:
     matches = (_PRINTED_URI.match(line) for line in printed.splitlines())
     return sorted(unquote(match["uri"]).rpartition("/")[2] for match in matches if match)
 
@@ -139,6 +241,8 @@ def _private_options(mirror: Mirror) -> Iterator[list[str]]:
             # The directory is root's alone, so apt's own user could not read it.
             "APT::Sandbox::User": "root",
             "Acquire::Languages": "none",
+            # Ubuntu hands updates to some machines first: whoever built the bundle decided already.
+            "APT::Get::Always-Include-Phased-Updates": "true",
         }
         arguments = [f"--option={key}={value}" for key, value in options.items()]
         _run(["apt-get", *arguments, "update", "--quiet=2"])
