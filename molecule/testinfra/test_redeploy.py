@@ -188,7 +188,8 @@ def _pack(flow: Path) -> None:
     # The operator's python3 is the system's.
     python = shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin")
     assert python
-    command = [python, "build-bundle.py", "pack-flow", str(flow), "--python", "system", "--target", "debian-12", "--quiet"]
+    options = ["--python", "system", "--target", "debian-12", "--quiet"]
+    command = [python, "build-bundle.py", "pack-flow", str(flow), *options]
     subprocess.run(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, check=True)
 
 
