@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(_ROOT))
+sys.path[:0] = [str(_ROOT), str(_ROOT / "benches")]
+
+from measuring import allocated  # noqa: E402
 
 from airgap.cache import Cache, default_cache  # noqa: E402
 from airgap.environment import Environment  # noqa: E402
@@ -82,11 +84,11 @@ class Bench:
         seconds, disk = [], 0
         for _ in range(self.rounds):
             prepare()
-            before = _allocated([self.node])
+            before = allocated([self.node])
             start = time.perf_counter()
             work()
             seconds.append(time.perf_counter() - start)
-            disk = _allocated([self.node]) - before
+            disk = allocated([self.node]) - before
         print(f"  {name}: {statistics.median(seconds):.2f} s", file=sys.stderr, flush=True)
         return Measurement(name, statistics.median(seconds), disk)
 
@@ -167,7 +169,7 @@ def prepare(options: argparse.Namespace, directory: Path) -> Bench:
         output=directory / "none",
         targets=(target,),
         python=options.python,
-        channels=dict(pair.split("=", 1) for pair in options.channel),
+        channels={name: [url] for name, _, url in (pair.partition("=") for pair in options.channel)},
     )
     network, progress = pip_network(), LineProgress(sys.stderr)
     sources = Sources.of(build, network)
@@ -182,7 +184,7 @@ def prepare(options: argparse.Namespace, directory: Path) -> Bench:
             destination.parent.mkdir(parents=True, exist_ok=True)
             if not destination.exists():
                 shutil.copyfile(source, destination)
-        environment = resolved.describe(fetched)
+        environment = resolved.describe({path: file.stat().st_size for path, file in fetched.items()})
         if plan.name == TOOLKIT:
             unpack_toolkit(environment, directory / "mirror", directory / "toolkit", _ROOT / "airgap")
         else:
@@ -222,17 +224,6 @@ def _forget(bench: Bench, names: Iterable[str]) -> None:
             _run([uv, "cache", "clean", "--quiet", "--no-config", f"--cache-dir={cache / 'uv'}", name])
         for entry in (cache / "conda").glob(f"{name}-*"):
             _remove(entry)
-
-
-def _allocated(directories: Iterable[Path]) -> int:
-    """Return the bytes allocated below *directories*, files with several names once."""
-    seen: dict[tuple[int, int], int] = {}
-    for directory in directories:
-        for parent, _, names in os.walk(directory):
-            for path in (parent, *(f"{parent}/{name}" for name in names)):
-                status = os.lstat(path)
-                seen[status.st_dev, status.st_ino] = status.st_blocks * 512
-    return sum(seen.values())
 
 
 def _remove(path: Path) -> None:
