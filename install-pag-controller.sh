@@ -265,12 +265,11 @@ say_what_next() {
     else
         printf '\nThis host is the controller now.\n'
     fi
-    cat << NEXT
-
-Next:
-    cd $bundle/ansible
-    cp inventory.yml.example inventory.yml        # edit: your nodes
-    cp secrets.yml.example secrets.yml            # edit: your passwords
+    printf '\nNext:\n    cd %s/ansible\n' "$bundle"
+    # Not over an inventory and secrets that are there.
+    [[ -e $bundle/ansible/inventory.yml ]] || echo "    cp inventory.yml.example inventory.yml        # edit: your nodes"
+    [[ -e $bundle/ansible/secrets.yml ]] || echo "    cp secrets.yml.example secrets.yml            # edit: your passwords"
+    cat << 'NEXT'
     ansible all -i inventory.yml -m ping
     ansible-playbook -i inventory.yml main.yml --tags prefect-server
     ansible-playbook -i inventory.yml main.yml --tags prefect-worker

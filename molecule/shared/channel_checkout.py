@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+from checkouts import REPOSITORY, copy_repository
 
 # What the locks name, as a real one names its channel; --channel maps it to the directory. Nobody has this host name.
 CHANNEL = "https://channel.invalid/tests"
@@ -24,7 +23,7 @@ def make(directory: Path) -> list[str]:
     build = REPOSITORY / "tests/channel/build.py"
     subprocess.run([sys.executable, build, channel], check=True, stdout=subprocess.DEVNULL)
     copy = checkout(directory)
-    _copy_repository(copy)
+    copy_repository(copy)
     projects = [copy, *sorted(path.parent for path in copy.glob("flows/*/pixi.toml"))]
     for project in projects:
         manifest = project / "pixi.toml"
@@ -49,18 +48,3 @@ def make(directory: Path) -> list[str]:
 def checkout(directory: Path) -> Path:
     """Return where the checkout below *directory* is."""
     return directory / "checkout"
-
-
-def _copy_repository(destination: Path) -> None:
-    shutil.rmtree(destination, ignore_errors=True)
-    listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    for name in listing.rstrip("\0").split("\0"):
-        if (REPOSITORY / name).is_file():  # not one that was deleted and is not committed
-            (destination / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / name, destination / name)

@@ -27,7 +27,7 @@ from prefect_api import PrefectApi  # noqa: E402
 SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
 
 # Modules in the order they run in: those that only look come before those that change something, and the count of the
-# attempts to leave comes last. A module that is not named here belongs to the scenario "default" alone.
+# attempts to leave comes last. A module that is named in no scenario belongs to "default" alone.
 _FIRST = (
     "test_acceptance",
     "test_server",
@@ -37,9 +37,17 @@ _FIRST = (
     "test_flows",
     "test_redeploy",
     "test_ui",
+    "test_mixed",
+    "test_delta",
+    "test_system_updates",
 )
 _LAST = ("test_join", "test_escapes")
-_IN_ALL_SCENARIOS = ("test_server", "test_environments", "test_flows", "test_escapes")
+_IN_ALL_SCENARIOS = ("test_server", "test_escapes")
+_ALSO_IN = {
+    "conda": ("test_environments", "test_flows", "test_mirror"),
+    "mixed": ("test_mixed", "test_delta", "test_system_updates"),
+}
+_NOT_IN_DEFAULT = _ALSO_IN["mixed"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -56,7 +64,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def wanted(item: pytest.Item) -> bool:
         if module(item).startswith("test_scenario_"):
             return module(item) == f"test_scenario_{SCENARIO}"
-        return SCENARIO == "default" or module(item) in _IN_ALL_SCENARIOS
+        if SCENARIO == "default":
+            return module(item) not in _NOT_IN_DEFAULT
+        return module(item) in (*_IN_ALL_SCENARIOS, *_ALSO_IN.get(SCENARIO, ()))
 
     chosen = sorted((item for item in items if wanted(item)), key=rank)
     config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
