@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ BUNDLE_NAME = "pag-software-bundle.tar.gz"
 def build(repository: Path, output: Path, arguments: Sequence[str]) -> int:
     """Build a bundle with ``build-bundle.py`` of *repository* and its *arguments*, and return its exit code."""
     output.parent.mkdir(parents=True, exist_ok=True)
+    if user := os.environ.get("SUDO_USER"):
+        shutil.chown(output.parent, user)
     command: list[str | Path] = ["python3", repository / "build-bundle.py", "--quiet", "--output", output, *arguments]
     # Not with the tests' own environment: the operator's python3 is the system's.
     path = os.pathsep.join(

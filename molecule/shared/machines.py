@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -124,5 +125,6 @@ def unprivileged(command: Sequence[str | Path]) -> list[str]:
     """Return the command as the user runs it who called sudo, if anyone did: building a bundle needs no root."""
     user = os.environ.get("SUDO_USER")
     if os.geteuid() == 0 and user and user != "root" and shutil.which("runuser"):
-        return ["runuser", "-u", user, "--", *map(str, command)]
+        home = pwd.getpwnam(user).pw_dir
+        return ["runuser", "-u", user, "--", "env", "-u", "XDG_CACHE_HOME", f"HOME={home}", *map(str, command)]
     return [str(part) for part in command]
