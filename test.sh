@@ -26,8 +26,8 @@ fi
 
 if [[ $suite =~ ^(all|long)$ ]]; then
   bash molecule/shared/install-packages.sh \
-    apt ca-certificates chromium chromium-driver debian-archive-keyring debootstrap e2fsprogs gcc git iproute2 libc6-dev nftables \
-    openssh-client python3 python3-venv rsync shellcheck sudo systemd-container
+    apt ca-certificates chromium chromium-driver debian-archive-keyring debootstrap e2fsprogs gcc git gnupg iproute2 libc6-dev \
+    nftables openssh-client python3 python3-venv rsync shellcheck sudo systemd-container
 fi
 
 # The tests' own tools, in an environment that is made anew when the lock or the interpreter changes.

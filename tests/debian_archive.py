@@ -46,9 +46,9 @@ def make_key(home: Path) -> Path:
     if shutil.which("gpg") is None or shutil.which("apt-get") is None:
         pytest.skip("needs gpg and apt")
     home.chmod(0o700)
-    _gpg(home, "--passphrase", "", "--quick-generate-key", "archive@test.invalid", "ed25519", "sign", "never")
+    gpg(home, "--passphrase", "", "--quick-generate-key", "archive@test.invalid", "ed25519", "sign", "never")
     (home / "keyrings").mkdir()
-    _gpg(home, "--output", str(home / "keyrings" / "debian-archive-keyring.gpg"), "--export")
+    gpg(home, "--output", str(home / "keyrings" / "debian-archive-keyring.gpg"), "--export")
     return home
 
 
@@ -75,8 +75,10 @@ def write_archive(
             f"Components: main\nDate: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n{sums}",
             encoding="utf-8",
         )
-        _gpg(key, "--clearsign", "--output", str(release.with_name("InRelease")), str(release))
+        gpg(key, "--clearsign", "--output", str(release.with_name("InRelease")), str(release))
 
 
-def _gpg(home: Path, *arguments: str) -> None:
+def gpg(home: Path, *arguments: str) -> None:
+    """Run gpg with the keys in *home*, and end the agent that it leaves behind."""
     subprocess.run(["gpg", "--homedir", str(home), "--batch", "--yes", *arguments], check=True, capture_output=True)
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from debian_archive import gpg
 from servers import serve
 
 from airgap.errors import ResolutionError
@@ -216,7 +216,7 @@ def _write_suite(
         f"Components: {' '.join(components)}\nDate: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n{''.join(lines)}"
     )
     if sign_with is not None:
-        _gpg(sign_with, "--clearsign", "--output", str(directory / "InRelease"), str(release))
+        gpg(sign_with, "--clearsign", "--output", str(directory / "InRelease"), str(release))
 
 
 def _write_archive(root: Path, *, sign_with: Path | None, target: Target = DEBIAN_12) -> None:
@@ -237,10 +237,6 @@ def _write_archive(root: Path, *, sign_with: Path | None, target: Target = DEBIA
         )
 
 
-def _gpg(home: Path, *arguments: str) -> None:
-    subprocess.run(["gpg", "--homedir", str(home), "--batch", "--yes", *arguments], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A signing key; its public half is in keyrings/ beside it."""
@@ -248,10 +244,10 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("needs gpg and apt")
     home = tmp_path_factory.mktemp("gpg")
     home.chmod(0o700)
-    _gpg(home, "--passphrase", "", "--quick-generate-key", "archive@test.invalid", "ed25519", "sign", "never")
+    gpg(home, "--passphrase", "", "--quick-generate-key", "archive@test.invalid", "ed25519", "sign", "never")
     (home / "keyrings").mkdir()
     for name in ("debian-archive-keyring.gpg", "ubuntu-archive-keyring.gpg"):
-        _gpg(home, "--output", str(home / "keyrings" / name), "--export")
+        gpg(home, "--output", str(home / "keyrings" / name), "--export")
     return home
 
 
@@ -377,7 +373,7 @@ def test_a_flat_repository(tmp_path: Path, key: Path) -> None:
     (flat / "Release").write_text(
         f"Origin: Flat\nDate: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n {digest} {len(packages)} Packages\n"
     )
-    _gpg(key, "--clearsign", "--output", str(flat / "InRelease"), str(flat / "Release"))
+    gpg(key, "--clearsign", "--output", str(flat / "InRelease"), str(flat / "Release"))
     keyring = key / "keyrings" / "debian-archive-keyring.gpg"
     repository = AptRepository(flat.as_uri(), "./", keyring, packages=("tool",))
     mirrors = {"*": [(tmp_path / "debian").as_uri()]}
@@ -404,8 +400,8 @@ def test_a_repository_signed_with_another_key_is_refused(tmp_path: Path, key: Pa
     (tmp_path / "debian-security").symlink_to("debian")
     other = tmp_path / "gpg"
     other.mkdir(mode=0o700)
-    _gpg(other, "--passphrase", "", "--quick-generate-key", "other@test.invalid", "ed25519", "sign", "never")
-    _gpg(other, "--output", str(tmp_path / "other.gpg"), "--export")
+    gpg(other, "--passphrase", "", "--quick-generate-key", "other@test.invalid", "ed25519", "sign", "never")
+    gpg(other, "--output", str(tmp_path / "other.gpg"), "--export")
     repository = replace(_vendor(tmp_path, key), signed_by=tmp_path / "other.gpg")
     mirrors = {"*": [(tmp_path / "debian").as_uri()]}
     source = AptSource(tmp_path / "cache", mirrors, None, [repository], key / "keyrings")
