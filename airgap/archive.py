@@ -74,8 +74,8 @@ def archive_blocks(entries: Iterable[Entry]) -> Iterator[bytes]:
     tar = _Tar()
     yield from read_ahead(_compressed(tar.blocks(texts)))
     packages = [entry for entry in ordered if entry.package]
-    # Two threads: one reads and hashes, the other makes the checksum of gzip.
-    yield from read_ahead(_stored(read_ahead(chain(tar.blocks(packages), tar.end()))))
+    # Reading and hashing have a thread; gzip's checksum is made where the blocks are written.
+    yield from _stored(read_ahead(chain(tar.blocks(packages), tar.end())))
 
 
 def _rank(entry: Entry) -> tuple[int, str]:
