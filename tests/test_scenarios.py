@@ -15,6 +15,8 @@ pytestmark = [pytest.mark.scenario]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _SCENARIOS = sorted(file.parent.name for file in REPOSITORY.glob("molecule/*/molecule.yml"))
+# What takes too long for every day is named so.
+_LONG = "long-"
 
 # How much of a failed scenario's log is shown.
 _TAIL_LINES = 150
@@ -28,7 +30,10 @@ def logs() -> Path:
     return directory
 
 
-@pytest.mark.parametrize("scenario", _SCENARIOS)
+@pytest.mark.parametrize(
+    "scenario",
+    [pytest.param(name, marks=[pytest.mark.long] if name.startswith(_LONG) else []) for name in _SCENARIOS],
+)
 def test_scenario(
     scenario: str, logs: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,7 +27,7 @@ from prefect_api import PrefectApi  # noqa: E402
 SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
 
 # Modules in the order they run in: those that only look come before those that change something, and the count of the
-# attempts to leave comes last. A module that is named in no scenario belongs to "default" alone.
+# attempts to leave comes last.
 _FIRST = (
     "test_acceptance",
     "test_server",
@@ -40,14 +40,43 @@ _FIRST = (
     "test_mixed",
     "test_delta",
     "test_system_updates",
+    "test_site_lock",
+    "test_status",
+    "test_drain",
+    "test_flow_versions",
+    "test_metrics",
+    "test_support_bundle",
+    "test_retention",
+    "test_upgrade",
+    "test_faults",
+    "test_backup",
+    "test_remove_worker",
 )
-_LAST = ("test_join", "test_escapes")
-_IN_ALL_SCENARIOS = ("test_server", "test_escapes")
-_ALSO_IN = {
-    "conda": ("test_environments", "test_flows", "test_mirror"),
-    "mixed": ("test_mixed", "test_delta", "test_system_updates"),
+_LAST = ("test_join", "test_uninstall", "test_escapes")
+
+# A module that is named here runs in these scenarios only, every other one in "default" alone.
+_IN_ALL_SCENARIOS = ("test_escapes",)
+_SCENARIOS = {
+    "test_server": ("default", "conda", "mixed"),
+    "test_environments": ("default", "conda"),
+    "test_flows": ("default", "conda"),
+    "test_mirror": ("default", "conda"),
+    "test_mixed": ("mixed",),
+    "test_delta": ("mixed",),
+    "test_system_updates": ("mixed",),
+    "test_site_lock": ("operations",),
+    "test_status": ("operations",),
+    "test_drain": ("operations",),
+    "test_flow_versions": ("operations",),
+    "test_metrics": ("operations",),
+    "test_support_bundle": ("operations",),
+    "test_retention": ("operations",),
+    "test_upgrade": ("operations",),
+    "test_faults": ("operations",),
+    "test_backup": ("operations",),
+    "test_remove_worker": ("operations",),
+    "test_uninstall": ("operations",),
 }
-_NOT_IN_DEFAULT = _ALSO_IN["mixed"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -62,11 +91,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return 100
 
     def wanted(item: pytest.Item) -> bool:
-        if module(item).startswith("test_scenario_"):
-            return module(item) == f"test_scenario_{SCENARIO}"
-        if SCENARIO == "default":
-            return module(item) not in _NOT_IN_DEFAULT
-        return module(item) in (*_IN_ALL_SCENARIOS, *_ALSO_IN.get(SCENARIO, ()))
+        if module(item) in _IN_ALL_SCENARIOS:
+            return True
+        # test_scenario_<name> and test_long_<name> belong to the scenario of that name.
+        if module(item).startswith(("test_scenario_", "test_long_")):
+            return module(item).removeprefix("test_").removeprefix("scenario_").replace("_", "-") == SCENARIO
+        return SCENARIO in _SCENARIOS.get(module(item), ("default",))
 
     chosen = sorted((item for item in items if wanted(item)), key=rank)
     config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
