@@ -10,14 +10,18 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent
 _MARKER = "complete"
+# Loads what a build loads, so that its bytecode is there from the first build on.
+_LOAD = """
+import airgap.build, airgap.cli, jsonschema
+from pip._internal.commands import create_command
+create_command("download")
+"""
 
 
 def _fail(message: str) -> int:
@@ -64,8 +68,17 @@ def _has_venv() -> bool:
     return True
 
 
+def _own_variables(directory: Path) -> dict[str, str]:
+    """Return the variables for Python in the environment at *directory*: bytecode goes there, not into the checkout."""
+    return {"PYTHONPATH": str(_ROOT), "PYTHONPYCACHEPREFIX": str(directory / "bytecode")}
+
+
 def _make_environment(directory: Path, requirements: Path, arguments: Sequence[str]) -> str | None:
     """Make the virtual environment in *directory*; return what went wrong, or None."""
+    # Only now: this happens once.
+    import shutil
+    import subprocess
+
     if not _has_venv():
         package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
         return f"Python's venv module is not complete on this host: install it (apt install {package})."
@@ -85,12 +98,17 @@ def _make_environment(directory: Path, requirements: Path, arguments: Sequence[s
             "--disable-pip-version-check",
             "--require-hashes",
             "--only-binary", ":all:",
+            "--no-compile",
             "--requirement", str(requirements),
         ],
+        [str(python), "-c", _LOAD],
     )
     # fmt: on
     for command in commands:
-        completed = subprocess.run(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        own = _own_variables(directory) if _LOAD in command else {}
+        completed = subprocess.run(
+            command, env=variables | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         if completed.returncode:
             lines = [line for line in completed.stdout.splitlines() if line.strip()]
             reason = next((line for line in reversed(lines) if line.startswith("ERROR:")), (lines or ["no reason"])[-1])
@@ -131,8 +149,8 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("Interrupted while preparing; start again to go on.", file=sys.stderr)
         return 130
-    os.environ["PYTHONPATH"] = str(_ROOT)
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    os.environ.update(_own_variables(directory))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     python = str(directory / "bin" / "python")
     os.execv(python, [python, "-m", "airgap.cli", *arguments])  # noqa: S606  this process has nothing left to do
     raise AssertionError  # execv does not return

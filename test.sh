@@ -2,7 +2,7 @@
 # Run the tests: ./test.sh [unit | lint | long] [pytest's arguments...]
 #
 #   ./test.sh        linters, unit tests, and the scenarios on real machines (root, network)
-#   ./test.sh unit   what needs neither root nor a network
+#   ./test.sh unit   what needs neither root nor a network, and takes no more than moments each
 #   ./test.sh lint   the linters only
 #   ./test.sh long   what takes too long for every day: soaks, fault series, fuzzing, scale
 set -euo pipefail
@@ -57,9 +57,14 @@ fi
 exec 9>&-
 
 export PATH=$environment/bin:$PATH
-export PYTHONDONTWRITEBYTECODE=1
+# Bytecode is kept beside the tools, not in the checkout.
+export PYTHONPYCACHEPREFIX=$environment/bytecode
 case $suite in
-  unit) select='not lint and not scenario and not root and not network and not long' ;;
+  unit)
+    select='not lint and not scenario and not root and not network and not process and not long'
+    # On every processor; the tests of one file stay together, because they share what it takes to run them.
+    [ $# -gt 0 ] || set -- --quiet --numprocesses=auto --dist=loadfile
+    ;;
   lint) select='lint' ;;
   long) select='long' ;;
   all) select='not long' ;;

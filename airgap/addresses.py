@@ -11,6 +11,10 @@ _TOKEN_SEGMENT = re.compile(r"/t/[^/]+")
 _TOKEN_PARAMETER = re.compile(r"(^|[&;])[^=&;]*(token|secret|password|signature|key)[^=&;]*=[^&;]", re.IGNORECASE)
 
 
+# No address holds credentials without one of these; most locks have none.
+_MARKS = ("@", "/t/", "?")
+
+
 def redact(url: str) -> str:
     """Return *url* without user, password, query, fragment, and without tokens in its path."""
     parts = urlsplit(url)
@@ -25,6 +29,8 @@ def redact_text(text: str) -> str:
 
 def without_credentials(text: str) -> str:
     """Return *text* with every address in it without passwords and tokens, but as good as before for all else."""
+    if not any(mark in text for mark in _MARKS):
+        return text
     return _ADDRESS.sub(lambda match: _without_credentials(match[0]), text)
 
 

@@ -35,8 +35,8 @@ _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 # RFC 1951: the most that a stored block holds; and the last block, empty, in fixed codes.
 _STORED_BYTES = 0xFFFF
 _LAST_BLOCK = b"\x03\x00"
-# Whole stored blocks, near a megabyte.
-_BLOCK_BYTES = 16 * _STORED_BYTES
+# Whole stored blocks, as much as stays in a processor's own cache from one step to the next.
+_BLOCK_BYTES = 4 * _STORED_BYTES
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,30 @@ class Entry:
     """Whether it is compressed already."""
 
 
-def write_archive(output: Path, entries: Iterable[Entry]) -> int:
-    """Write *entries* to *output*, which is replaced when all is written; return its size in bytes.
+@dataclass(frozen=True)
+class Head:
+    """The first member of an archive, with the texts."""
 
-    Raises AirgapError when the place cannot be written to, and VerificationError when a file of the cache has changed.
+    content: bytes
+    """As it is written, compressed."""
+    size: int
+    """Bytes of the tar in it."""
+    directories: frozenset[str]
+    """Those that the tar has had by then."""
+
+
+def write_archive(output: Path, entries: Iterable[Entry]) -> int:
+    """Write *entries* to *output*; as :func:`write_blocks`."""
+    return write_blocks(output, archive_blocks(entries))
+
+
+def write_blocks(output: Path, blocks: Iterable[bytes]) -> int:
+    """Write *blocks* to *output*, which is replaced when all is written; return its size in bytes.
+
+    Raises AirgapError when the place cannot be written to, and what *blocks* raise.
     """
     with partial_file(output) as stream:
-        for block in archive_blocks(entries):
+        for block in blocks:
             stream.write(block)
         stream.flush()
         size = stream.tell()
@@ -69,11 +86,26 @@ def write_archive(output: Path, entries: Iterable[Entry]) -> int:
 
 def archive_blocks(entries: Iterable[Entry]) -> Iterator[bytes]:
     """Yield the archive of *entries*, block by block; raise VerificationError when a file of the cache has changed."""
-    ordered = sorted(entries, key=_rank)
-    texts = [entry for entry in ordered if not entry.package]
+    entries = list(entries)
+    return blocks_after(head_of(entries), entries)
+
+
+def head_of(entries: Iterable[Entry]) -> Head:
+    """Return the first member of the archive of *entries*."""
     tar = _Tar()
-    yield from read_ahead(_compressed(tar.blocks(texts)))
-    packages = [entry for entry in ordered if entry.package]
+    texts = [entry for entry in sorted(entries, key=_rank) if not entry.package]
+    content = b"".join(_compressed(tar.blocks(texts)))
+    return Head(content, tar.size, frozenset(tar.directories))
+
+
+def blocks_after(head: Head, entries: Iterable[Entry]) -> Iterator[bytes]:
+    """Yield the archive that begins with *head*, and goes on with the packages of *entries*.
+
+    Raises VerificationError when a file of the cache has changed.
+    """
+    tar = _Tar(head.size, head.directories)
+    yield head.content
+    packages = [entry for entry in sorted(entries, key=_rank) if entry.package]
     # Reading and hashing have a thread; gzip's checksum is made where the blocks are written.
     yield from _stored(read_ahead(chain(tar.blocks(packages), tar.end())))
 
@@ -85,16 +117,16 @@ def _rank(entry: Entry) -> tuple[int, str]:
 class _Tar:
     """The blocks of a tar archive, which may come in parts."""
 
-    def __init__(self) -> None:
-        self._directories: set[str] = set()
-        self._size = 0
+    def __init__(self, size: int = 0, directories: Iterable[str] = ()) -> None:
+        self.directories = set(directories)
+        self.size = size
 
     def blocks(self, entries: Sequence[Entry]) -> Iterator[bytes]:
         """Yield *entries* with the directories that were not there yet."""
         for entry in entries:
             for directory in _directories(entry.path):
-                if directory not in self._directories:
-                    self._directories.add(directory)
+                if directory not in self.directories:
+                    self.directories.add(directory)
                     yield self._count(_header(directory, tarfile.DIRTYPE, 0o755))
             name = f"{BUNDLE_DIRECTORY}/{entry.path}"
             yield self._count(_header(name, tarfile.REGTYPE, 0o755 if entry.executable else 0o644, entry.size))
@@ -106,10 +138,10 @@ class _Tar:
     def end(self) -> Iterator[bytes]:
         """Yield what comes after the last entry."""
         end = 2 * tarfile.BLOCKSIZE
-        yield bytes(end + -(self._size + end) % tarfile.RECORDSIZE)
+        yield bytes(end + -(self.size + end) % tarfile.RECORDSIZE)
 
     def _count(self, block: bytes) -> bytes:
-        self._size += len(block)
+        self.size += len(block)
         return block
 
 

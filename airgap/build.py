@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from airgap.archive import Entry, archive_blocks, write_archive
+from airgap.archive import blocks_after, head_of
 from airgap.assemble import Facts, assemble, describe, with_signature
+from airgap.bundle_writer import check_room, write_bundle
 from airgap.cache import Cache
 from airgap.delta import Base, node_statuses
-from airgap.errors import AirgapError, VerificationError
+from airgap.errors import VerificationError
 from airgap.fetch import Fetcher
 from airgap.licences import read_ahead, read_licences
 from airgap.manifest import Manifest
 from airgap.network import Network
-from airgap.output import left_behind
 from airgap.plan import LOCK_NAME, BuildOptions, Choice, EnvironmentPlan, choose_interpreter, plan_environments
-from airgap.progress import Progress, human_size
+from airgap.progress import Progress
+from airgap.repeat import Inputs, remember
 from airgap.resolve import Contents, Sources, check_prefect_versions, resolve
 from airgap.signature import check_key
 from airgap.sources.files import INSTALLER_NAME
 from airgap.sources.interface import Download
-from airgap.volumes import write_volumes
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,9 @@ def build(
     choice = choose_interpreter(options.python, locks, sources.conda)
     announce(choice)
     plans = plan_environments(options.root, options.flows, choice.interpreter)
+    inputs = Inputs.of(options, choice, network, sources.apt)
     cache = Cache(options.cache)
-    fetcher = Fetcher(cache, network, progress)
+    fetcher = Fetcher(cache, network, progress, elsewhere=sources.wheels.elsewhere)
     check_prefect_versions(plans, options.targets, sources)
     if options.dry_run:
         return _dry_run(options, choice, plans, sources, fetcher, progress)
@@ -101,9 +101,15 @@ def build(
             facts = Facts({path: file.stat().st_size for path, file in fetched.items()}, licences)
             state = describe(options, choice, contents, sources, facts, _hashed(contents.collections, cache))
             entries, digest = assemble(state, fetched)
-            output, volumes, size = _write(options, entries)
-        result = Result(choice, contents, state.manifest, tuple(missing), sizes, output, size, digest)
-        return replace(result, volumes=volumes)
+            if options.sign_key is not None:
+                entries = with_signature(entries, options.sign_key)
+            head = head_of(entries)
+            written = write_bundle(options, blocks_after(head, entries), state.generated[INSTALLER_NAME])
+        remember(inputs, contents.debian_packages, head, entries, digest)
+        return Result(
+            choice, contents, state.manifest, tuple(missing), sizes, written.output, written.size, digest,
+            volumes=written.volumes,
+        )  # fmt: skip
 
     try:
         return write(fetching.missing)
@@ -116,6 +122,10 @@ def build(
         with progress.step(f"Fetching what is damaged in the cache ({names}), to write the bundle again"):
             fetcher.fetch(damaged)
         return write([*fetching.missing, *damaged])
+
+
+def _check_room(options: BuildOptions, packages: Sequence[Download], sizes: Mapping[str, int], cache: Cache) -> None:
+    check_room(options, sum(sizes[package.sha256] for package in packages), sizes, cache)
 
 
 @contextmanager
@@ -139,20 +149,6 @@ def _hashed(download: Download, cache: Cache) -> Path:
     if path is None:
         raise VerificationError(f"{download.display_name} is damaged in the cache: start again.")
     return path
-
-
-def _write(options: BuildOptions, entries: Sequence[Entry]) -> tuple[Path, int, int]:
-    """Write the bundle; return where it is, in how many volumes, and its bytes."""
-    if options.sign_key is not None:
-        entries = with_signature(entries, options.sign_key)
-    if options.split_size is None:
-        return options.output, 0, write_archive(options.output, entries)
-    (installer,) = (entry.content for entry in entries if entry.path == INSTALLER_NAME)
-    assert isinstance(installer, bytes)  # noqa: S101  a file of the checkout
-    written = write_volumes(
-        options.output, archive_blocks(entries), options.split_size, companion=(INSTALLER_NAME, installer)
-    )
-    return written.index, written.volumes, written.size
 
 
 def _is_there(download: Download, base: Base | None) -> bool:
@@ -191,25 +187,3 @@ def _dry_run(
     manifest = describe(options, choice, contents, sources, facts, collections).manifest
     size = sum(file.size for file in manifest.files)
     return Result(choice, contents, manifest, missing, sizes, None, size, complete=collections is not None)
-
-
-def _check_room(options: BuildOptions, packages: Sequence[Download], sizes: Mapping[str, int], cache: Cache) -> None:
-    needs = {
-        options.cache: sum(size for sha256, size in sizes.items() if not cache.path(sha256).exists()),
-        # What an earlier build left there when it was killed, this one writes over.
-        options.output.parent: sum(sizes[download.sha256] for download in packages) - left_behind(options.output),
-    }
-    existing = {
-        directory: next(path for path in (directory, *directory.resolve().parents) if path.exists())
-        for directory in needs
-    }
-    devices = {path.stat().st_dev for path in existing.values()}
-    for device in devices:
-        directories = [directory for directory, path in existing.items() if path.stat().st_dev == device]
-        size = sum(needs[directory] for directory in directories)
-        free = shutil.disk_usage(existing[directories[0]]).free
-        if free < size:
-            raise AirgapError(
-                f"{' and '.join(map(str, directories))}: {human_size(free)} are free there and {human_size(size)} are "
-                "needed: make room, or name other places with --cache and --output."
-            )

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from airgap import cli_build, cli_bundle, cli_pack
+from airgap import cli_build
 from airgap.errors import AirgapError
 
 _PROGRAM = "build-bundle.py"
@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command_parser() -> argparse.ArgumentParser:
+    # Only now: a build does without them.
+    from airgap import cli_bundle, cli_pack
+
     parser = argparse.ArgumentParser(prog=_PROGRAM)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     cli_bundle.add_commands(commands)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import platform
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from airgap import __version__
+from airgap.bundle_writer import Written
 from airgap.cache import default_cache
 from airgap.cli_output import make_progress, say
 from airgap.config import CONFIG_NAME, pixi_mirrors, settings
@@ -19,11 +22,12 @@ from airgap.delta import Base, read_base
 from airgap.errors import UsageError
 from airgap.manifest import PACKAGE_KINDS, Kind, Manifest
 from airgap.network import Network, NetworkOptions, pip_network
-from airgap.plan import PIXI_ENVIRONMENT, BuildOptions, find_flows
+from airgap.plan import PIXI_ENVIRONMENT, BuildOptions, Choice, find_flows
 from airgap.progress import human_size
-from airgap.sources.apt import host_proxies
+from airgap.repeat import repeat
+from airgap.sources.apt import apt_source, host_proxies
 from airgap.sources.apt_archives import AptRepository
-from airgap.sources.conda import CondaExtra
+from airgap.sources.conda_extra import CondaExtra
 from airgap.targets import RELEASES, Target, host_target, parse_target
 from airgap.volumes import parse_size
 
@@ -195,22 +199,40 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Build, or say what would be built; return the exit status."""
+    asked = build_options(options)
+    if not asked.cache.joinpath("remembered").is_dir():
+        # The first build: what resolves and fetches takes as long to load as pip takes to answer.
+        threading.Thread(target=importlib.import_module, args=("airgap.build",), daemon=True).start()
+    network, progress, choices = network_of(asked), make_progress(options.quiet), set[Choice]()
+
+    def announce(choice: Choice) -> None:
+        if choice not in choices:
+            say(options.quiet, str(choice))
+        choices.add(choice)
+
+    if (repeated := repeat(asked, network, progress, announce, apt_source(asked, network))) is not None:
+        _say_what_was_written(options.quiet, repeated.digest, repeated.written, repeated.choice)
+        return 0
+    # Only now: what resolves, fetches and describes takes a while to load.
     from airgap.build import build
 
-    progress = make_progress(options.quiet)
-    asked = build_options(options)
-    result = build(asked, network_of(asked), progress, lambda choice: say(options.quiet, str(choice)))
+    result = build(asked, network, progress, announce)
     if asked.base is not None:
         say(options.quiet, _reliance(result.manifest))
     if asked.system_updates:
         say(options.quiet, _updates(result.contents))
-    if asked.dry_run:
+    if result.output is None:
         _print_dry_run(result)
     else:
-        say(options.quiet, f"digest {result.digest} (SHA-256 of SHA256SUMS)")
-        volumes = f"{result.volumes} volumes, " if result.volumes else ""
-        say(options.quiet, f"{result.output}: {volumes}{human_size(result.size)}. {result.choice}")
+        written = Written(result.output, result.volumes, result.size)
+        _say_what_was_written(options.quiet, result.digest, written, result.choice)
     return 0
+
+
+def _say_what_was_written(quiet: bool, digest: str, written: Written, choice: Choice) -> None:
+    say(quiet, f"digest {digest} (SHA-256 of SHA256SUMS)")
+    volumes = f"{written.volumes} volumes, " if written.volumes else ""
+    say(quiet, f"{written.output}: {volumes}{human_size(written.size)}. {choice}")
 
 
 def build_options(options: argparse.Namespace, flows: tuple[Path, ...] | None = None) -> BuildOptions:
@@ -278,7 +300,7 @@ def build_options(options: argparse.Namespace, flows: tuple[Path, ...] | None = 
 
 def network_of(asked: BuildOptions) -> Network:
     """Return how *asked* reaches the network: as its options say, else as pip and apt are configured."""
-    network = pip_network().with_options(asked.network)
+    network = pip_network(asked.cache).with_options(asked.network)
     return network if asked.network.proxy else replace(network, deb_proxies=host_proxies())
 
 

@@ -26,6 +26,8 @@ else:
 
 CONFIG_NAME = "bundle.toml"
 COMMAND_LINE = "the command line"
+# Of the schema: a text that is not empty, and a list of those.
+_TEXT, _TEXTS = "#/$defs/text", "#/$defs/texts"
 _SCHEMA = Path(__file__).with_name("bundle.schema.json")
 
 # Keys of the file, and the attributes that the command line's options have, where that is not the same name.
@@ -110,17 +112,35 @@ def pixi_mirrors(checkout: Path, places: Iterable[str] = _PIXI_PLACES) -> dict[s
 
 def check(document: Mapping[str, Any], origin: str) -> None:
     """Raise UsageError with the first fault of *document*, which *origin* names: unknown keys, types, credentials."""
-    from jsonschema import Draft202012Validator
+    schema = _schema()
+    if not _is_right_at_a_glance(document, schema):
+        from jsonschema import Draft202012Validator
 
-    errors = sorted(Draft202012Validator(_schema()).iter_errors(document), key=lambda error: list(map(str, error.path)))
-    if errors:
-        raise UsageError(f"{origin}: {_sentence(errors[0])}")
+        errors = sorted(
+            Draft202012Validator(schema).iter_errors(document), key=lambda error: list(map(str, error.path))
+        )
+        if errors:
+            raise UsageError(f"{origin}: {_sentence(errors[0])}")
     for path, text in _texts(document):
         if has_credentials(text):
             raise UsageError(
                 f"{origin}: {path} holds credentials ({redact(text)}), which do not belong there: put them into "
                 f"{_store(path)}."
             )
+
+
+def _is_right_at_a_glance(document: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
+    """Return whether *document* has texts and lists of texts only, where *schema* wants just those.
+
+    So it is with most command lines; loading a validator takes longer than many a build's other work.
+    """
+    for key, value in document.items():
+        wanted = schema["properties"].get(key, {})
+        texts = {_TEXT: [value], _TEXTS: value if isinstance(value, list) else []}.get(wanted.get("$ref"), [])
+        is_right = bool(texts) and all(isinstance(text, str) and text for text in texts)
+        if not is_right and value not in wanted.get("enum", ()):
+            return False
+    return True
 
 
 def _sentence(error: Any) -> str:

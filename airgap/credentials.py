@@ -18,7 +18,7 @@ import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 from requests.utils import get_auth_from_url, get_netrc_auth
 
-APT_DIRECTORY = Path("/etc/apt")
+from airgap.sources.apt_archives import APT_DIRECTORY
 
 
 def pixi_store() -> Path:

@@ -28,8 +28,15 @@ class Fetcher:
     """Gets downloads into a cache."""
 
     def __init__(
-        self, cache: Cache, network: Network, progress: Progress | None = None, options: FetchOptions | None = None
+        self,
+        cache: Cache,
+        network: Network,
+        progress: Progress | None = None,
+        options: FetchOptions | None = None,
+        elsewhere: Callable[[Download], Iterable[str]] = lambda download: (),
     ) -> None:
+        """Fetch into *cache*; *elsewhere* tells more addresses of a download when all that it names have failed."""
+        self._elsewhere = elsewhere
         self._cache = cache
         self._network = network
         self._progress = progress or Progress()
@@ -101,6 +108,7 @@ class Fetcher:
         workers = self._options.workers
         with self._network.session(workers) as session, self._network.session_for_debs(workers) as session_for_debs:
             situation = Situation(session, session_for_debs, self._network.timeout, self._options, relay)
+            situation.elsewhere = self._elsewhere
             fetching = Fetching(self._cache, situation, self._progress, relay, arrived, hash_hits)
             try:
                 yield fetching

@@ -80,7 +80,7 @@ def pack_flow(
     downloads = {download.path: download for resolved in environments for download in resolved.downloads}
     wanted = [download for path, download in downloads.items() if path not in present]
     with progress.step(f"Fetching {len(wanted)} files, of those that the cache lacks"):
-        fetched = dict(Fetcher(cache, network, progress).fetch(wanted))
+        fetched = dict(Fetcher(cache, network, progress, elsewhere=sources.wheels.elsewhere).fetch(wanted))
     fetched |= {file.path: cache.store(file.content) for resolved in environments for file, _ in resolved.generated}
     sizes = {path: package.size for path, package in present.items()}
     sizes |= {path: file.stat().st_size for path, file in fetched.items()}

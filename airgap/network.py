@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import requests
-from requests.utils import should_bypass_proxies
-
-from airgap.credentials import StoredCredentials
+from airgap.addresses import has_credentials
 from airgap.errors import AirgapError, UsageError
+from airgap.memory import Memory, digest_of
+
+if TYPE_CHECKING:
+    from airgap.sessions import Session
 
 # pip merges its files, PIP_* variables and defaults; "download" is a command that has all the options of interest.
 _ASK_PIP = """
 import json
 from pip._internal.commands import create_command
+from pip._internal.configuration import get_configuration_files
 options, _ = create_command("download").parse_args([])
 print(json.dumps({
     "indexes": [options.index_url, *options.extra_index_urls],
@@ -27,6 +29,7 @@ print(json.dumps({
     "client_certificate": options.client_cert,
     "proxy": options.proxy,
     "timeout": options.timeout,
+    "places": [path for paths in get_configuration_files().values() for path in paths],
 }))
 """
 _LONGEST_TIMEOUT = 60.0
@@ -67,17 +70,19 @@ class Network:
     timeout: float = 30.0
     """Seconds without an answer."""
 
-    def session(self, connections: int) -> requests.Session:
+    def session(self, connections: int) -> Session:
         """Return a session that may be used by that many threads at once."""
-        proxies = {"http": self.proxy, "https": self.proxy} if self.proxy else {}
-        session = _Session(self.certificates, proxies, self.no_proxy)
-        adapter = requests.adapters.HTTPAdapter(pool_connections=connections, pool_maxsize=connections)
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
-        session.auth = StoredCredentials()
-        if self.client_certificate:
-            session.cert = self.client_certificate
-        return session
+        return self._session(connections, {"http": self.proxy, "https": self.proxy} if self.proxy else {})
+
+    def session_for_debs(self, connections: int) -> Session:
+        """As :meth:`session`, for Debian packages."""
+        return self._session(connections, self.deb_proxies) if self.deb_proxies else self.session(connections)
+
+    def _session(self, connections: int, proxies: Mapping[str, str]) -> Session:
+        # Only now: reading the network's configuration is quick, and loading a client for it is not.
+        from airgap.sessions import Session
+
+        return Session(connections, self.certificates, self.client_certificate, proxies, self.no_proxy)
 
     def with_options(self, options: NetworkOptions) -> Network:
         """Return this network with what the operator said in place of what pip says; raises UsageError."""
@@ -90,58 +95,25 @@ class Network:
             certificates=str(options.ca_file) if options.ca_file else self.certificates,
         )
 
-    def session_for_debs(self, connections: int) -> requests.Session:
-        """As :meth:`session`, for Debian packages."""
-        session = self.session(connections)
-        if self.deb_proxies and isinstance(session, _Session):
-            session.own_proxies = self.deb_proxies
-        return session
 
-
-class _Session(requests.Session):
-    """A session that prefers what it was given to the environment's variables; requests has it the other way round."""
-
-    def __init__(self, certificates: str | None, proxies: Mapping[str, str], no_proxy: Sequence[str]) -> None:
-        super().__init__()
-        self._certificates = certificates
-        self._no_proxy = ",".join(no_proxy)
-        self.own_proxies = proxies
-
-    def merge_environment_settings(
-        self, url: Any, proxies: MutableMapping[str, str] | None, stream: Any, verify: Any, cert: Any
-    ) -> Any:
-        merged = super().merge_environment_settings(url, proxies, stream, verify, cert)
-        if self._certificates:
-            merged["verify"] = self._certificates
-        if self.own_proxies:
-            merged["proxies"] = self._proxies(str(url))
-        return merged
-
-    def rebuild_proxies(self, prepared_request: Any, proxies: Any) -> Any:
-        # Called for redirects: requests would look at the environment again.
-        rebuilt: Any = super().rebuild_proxies(prepared_request, proxies)  # type: ignore[no-untyped-call]
-        return self._proxies(str(prepared_request.url)) if self.own_proxies else rebuilt
-
-    def _proxies(self, url: str) -> dict[str, str]:
-        """Return the proxies for *url*: none where the operator's list or the variable ``no_proxy`` says so."""
-        if should_bypass_proxies(url, None) or (self._no_proxy and should_bypass_proxies(url, self._no_proxy)):
-            return {}
-        return dict(self.own_proxies)
-
-
-def pip_network() -> Network:
+def pip_network(cache: Path | None = None) -> Network:
     """Return what pip is configured to use on this host.
 
+    Its answer is remembered in *cache* for as long as the files and the variables that it comes from are the same.
     Raises AirgapError when pip cannot be asked.
     """
-    completed = subprocess.run([sys.executable, "-c", _ASK_PIP], capture_output=True, text=True)
-    try:
-        options = json.loads(completed.stdout)
-    except ValueError as error:
-        reason = (completed.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-        raise AirgapError(
-            f"pip does not tell which package index to use ({reason}): check pip's configuration (pip config debug)."
-        ) from error
+    memory = Memory(cache, "pip") if cache is not None else None
+    key = digest_of(_ASK_PIP, sys.prefix, *_variables())
+    options = memory.recall(key) if memory is not None else None
+    if not isinstance(options, dict) or options.get("contents") != _contents(options.get("places", ())):
+        options = _ask_pip()
+        options["places"] += [place] if (place := os.environ.get("PIP_CONFIG_FILE")) else []
+        options["contents"] = _contents(options["places"])
+        # What is secret stays where it is.
+        if memory is not None and not any(
+            "@" in address or has_credentials(address) for address in _addresses(options)
+        ):
+            memory.remember(key, options)
     return Network(
         indexes=tuple(url for url in options["indexes"] if url),
         certificates=options["certificates"],
@@ -149,3 +121,38 @@ def pip_network() -> Network:
         proxy=options["proxy"] or None,
         timeout=min(float(options["timeout"]), _LONGEST_TIMEOUT),
     )
+
+
+def _variables() -> list[str]:
+    """Return those of the environment that pip's configuration comes from, or leads to it."""
+    names = [name for name in os.environ if name.startswith(("PIP_", "XDG_")) or name == "HOME"]
+    return [f"{name}={os.environ[name]}" for name in sorted(names)]
+
+
+def _contents(places: Iterable[str]) -> dict[str, str | None]:
+    """Return the digests of pip's configuration files, by their names; None for those that are not there."""
+    contents: dict[str, str | None] = {}
+    for place in places:
+        try:
+            contents[place] = digest_of(Path(place).read_bytes())
+        except OSError:
+            contents[place] = None
+    return contents
+
+
+def _addresses(options: Mapping[str, Any]) -> list[str]:
+    return [address for address in (*options["indexes"], options["proxy"]) if address]
+
+
+def _ask_pip() -> dict[str, Any]:
+    import subprocess
+
+    completed = subprocess.run([sys.executable, "-c", _ASK_PIP], capture_output=True, text=True)
+    try:
+        options: dict[str, Any] = json.loads(completed.stdout)
+    except ValueError as error:
+        reason = (completed.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise AirgapError(
+            f"pip does not tell which package index to use ({reason}): check pip's configuration (pip config debug)."
+        ) from error
+    return options

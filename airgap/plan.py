@@ -15,7 +15,7 @@ from airgap.environment import Interpreter
 from airgap.errors import ResolutionError, UsageError
 from airgap.network import NetworkOptions
 from airgap.sources.apt_archives import AptRepository
-from airgap.sources.conda import CondaExtra
+from airgap.sources.conda_extra import CondaExtra
 from airgap.targets import Target
 
 if sys.version_info >= (3, 11):

@@ -16,7 +16,7 @@ from airgap.errors import ResolutionError
 from airgap.network import Network
 from airgap.plan import BASE, PIXI_ENVIRONMENT, TOOLKIT, BuildOptions, EnvironmentPlan
 from airgap.progress import Progress
-from airgap.sources.apt import AptSource, read_package_list
+from airgap.sources.apt import AptSource, apt_source, packages_of
 from airgap.sources.conda import CondaSource
 from airgap.sources.interface import Download, GeneratedFile
 from airgap.sources.package_index import PackageIndex
@@ -43,7 +43,7 @@ class Sources:
         return cls(
             conda=CondaSource(options.channels, network, Cache(options.cache)),
             wheels=WheelSource(PackageIndex(network, options.cache)),
-            apt=AptSource(options.cache, options.apt_mirrors, options.network, options.apt_repositories),
+            apt=apt_source(options, network),
         )
 
 
@@ -115,11 +115,10 @@ def resolve(
 
     *found* is told of downloads as soon as they are known, from any thread.
     """
-    packages = read_package_list(options.root / "requirements" / "apt.txt")
-    extra = [*packages, *options.extra_debs]
+    debian_names = packages_of(options.root, options.extra_debs)
 
     def debian(target: Target) -> list[Download]:
-        downloads = sources.apt.resolve(extra, target)
+        downloads = sources.apt.resolve(debian_names, target)
         found(downloads)
         return downloads
 

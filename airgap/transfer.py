@@ -6,10 +6,11 @@ import errno
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from itertools import chain
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
@@ -55,6 +56,8 @@ class Situation:
     stopping: threading.Event = field(default_factory=threading.Event)
     silent: set[str] = field(default_factory=set)
     """Servers that gave no answer to one transfer: the others try them last."""
+    elsewhere: Callable[[Download], Iterable[str]] = lambda download: ()
+    """Asked for more addresses of a download when all that it names have failed."""
 
 
 class Transfer:
@@ -77,18 +80,22 @@ class Transfer:
         self._read_what_is_there()
         refusals: list[_SourceError] = []
         urls = sorted(self._download.urls, key=lambda url: origin(url) in self._situation.silent)
-        for position, url in enumerate(urls):
+        for position, url in enumerate(chain(urls, self._further())):
+            if refusals:
+                self._situation.progress.note(
+                    f"  {self._download.display_name}: {refusals[-1].origin} failed ({refusals[-1].reason}), trying "
+                    f"{origin(url)}"
+                )
             try:
-                self._run_from(url, last=position == len(urls) - 1)
+                self._run_from(url, last=position >= len(urls) - 1)
                 return
             except _SourceError as refusal:
                 refusals.append(refusal)
-                if position < len(urls) - 1:
-                    self._situation.progress.note(
-                        f"  {self._download.display_name}: {refusal.origin} failed ({refusal.reason}), trying "
-                        f"{origin(urls[position + 1])}"
-                    )
         raise DownloadError(self._sentence(refusals))
+
+    def _further(self) -> Iterator[str]:
+        """Yield addresses that nobody asks for as long as those of the download do."""
+        yield from self._situation.elsewhere(self._download)
 
     def _sentence(self, refusals: Sequence[_SourceError]) -> str:
         name = self._download.display_name

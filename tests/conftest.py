@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ _MARKERS = (
     "network: needs package registries or archives",
     "root: needs root",
     "scenario: needs root, a network and machines",
+    "process: kills or compares whole processes, for seconds; not in ./test.sh unit",
     "long: takes too long for every day; ./test.sh long",
 )
 
@@ -29,7 +31,9 @@ _ORDER = ("lint", "network", "root", "scenario", "long")
 def pytest_configure(config: pytest.Config) -> None:
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
-    config.pluginmanager.register(Counts(), Counts.NAME)
+    # Of several processes, the first one counts.
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Counts(), Counts.NAME)
 
 
 @pytest.hookimpl(trylast=True)
@@ -40,6 +44,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return max((1 + _ORDER.index(name) for name in _ORDER if item.get_closest_marker(name)), default=1)
 
     items.sort(key=rank)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Let tests compile Python code where nodes do; with all tests loaded, the directory of our own has served."""
+    sys.pycache_prefix = None
+    sys.dont_write_bytecode = True
+    os.environ.pop("PYTHONPYCACHEPREFIX", None)
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 @pytest.fixture(scope="session")

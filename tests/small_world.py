@@ -21,12 +21,16 @@ from airgap.hashing import sha256_of_bytes
 from airgap.network import Network
 from airgap.plan import BuildOptions
 from airgap.progress import Progress
+from airgap.repeat import Repeated, repeat
 from airgap.resolve import Sources
 from airgap.sources.ansible_collections import COLLECTIONS
-from airgap.sources.apt import AptSource
+from airgap.sources.apt import Answer, AptSource
+from airgap.sources.apt_releases import Releases
 from airgap.sources.interface import Download
 from airgap.targets import Target, parse_target
 
+# Where the tests' own bytecode is, which saves a process from compiling everything.
+BYTECODE = sys.pycache_prefix
 DEB = b"!<arch>\ndebian package"
 WHEELS = {
     ("prefect", "3.9"): make_wheel("prefect", "3.9"),
@@ -50,8 +54,16 @@ WHEELS = {
 class FakeApt(AptSource):
     """apt's answers, without apt."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, current: bool = True) -> None:
         self.url = url
+        self.current = current
+
+    def remembered(self, packages: Sequence[str], target: Target) -> Answer | None:
+        """Return its answer, which is the same each time."""
+        return Answer(tuple(self.resolve(packages, target)), Releases((), None))
+
+    def is_current(self, answer: Answer, target: Target) -> bool:
+        return self.current
 
     def resolve(self, packages: Sequence[str], target: Target) -> list[Download]:
         return [self._deb(name, "1", target) for name in packages]
@@ -83,11 +95,18 @@ class World:
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         (self.root / path).write_text(lines, encoding="utf-8")
 
-    def build(self, progress: Progress | None = None, **changes: object) -> Result:
+    @property
+    def network(self) -> Network:
+        return Network(indexes=(f"{self.server.url}/simple",), timeout=5)
+
+    def build(self, progress: Progress | None = None, apt: AptSource | None = None, **changes: object) -> Result:
         options = replace(self.options, **changes)  # type: ignore[arg-type]
-        network = Network(indexes=(f"{self.server.url}/simple",), timeout=5)
-        sources = replace(Sources.of(options, network), apt=FakeApt(self.server.url))
-        return build(options, network, progress or Progress(), lambda choice: None, sources)
+        sources = replace(Sources.of(options, self.network), apt=apt or FakeApt(self.server.url))
+        return build(options, self.network, progress or Progress(), lambda choice: None, sources)
+
+    def repeat(self, apt: AptSource | None = None, **changes: object) -> Repeated | None:
+        options = replace(self.options, **changes)  # type: ignore[arg-type]
+        return repeat(options, self.network, Progress(), lambda choice: None, apt or FakeApt(self.server.url))
 
 
 @contextmanager
@@ -141,7 +160,10 @@ def environment(world: World, **variables: str) -> dict[str, str]:
     """Return the variables of such a process: pip's index is the world's."""
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
     index = f"{world.server.url}/simple"
-    return {"PATH": os.environ["PATH"], "PYTHONPATH": path, "PIP_INDEX_URL": index, **variables}
+    own = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "PIP_INDEX_URL": index}
+    if BYTECODE is not None:
+        own["PYTHONPYCACHEPREFIX"] = BYTECODE
+    return {**own, **variables}
 
 
 def main(checkout: str, url: str, *arguments: str) -> int:
@@ -149,7 +171,7 @@ def main(checkout: str, url: str, *arguments: str) -> int:
     from airgap import cli, cli_build, resolve
 
     cli_build._ROOT = Path(checkout)
-    resolve.AptSource = lambda *_arguments: FakeApt(url)  # type: ignore[assignment,misc]
+    resolve.apt_source = cli_build.apt_source = lambda *_arguments: FakeApt(url)
     return cli.main(arguments)
 
 

@@ -20,7 +20,7 @@ from airgap.hashing import sha256_of_bytes
 from airgap.manifest import PACKAGE_KINDS, Manifest
 from airgap.progress import Progress
 from airgap.sources.ansible_collections import COLLECTIONS
-from airgap.sources.conda import CondaExtra
+from airgap.sources.conda_extra import CondaExtra
 from airgap.sources.interface import Download
 from airgap.system_python import system_python_package
 from airgap.targets import parse_target
@@ -165,7 +165,7 @@ def test_an_error_that_is_not_the_caches_is_not_tried_again(world: World, monkey
         tries.append(1)
         raise ResolutionError("something else")
 
-    monkeypatch.setattr("airgap.build.write_archive", fail)
+    monkeypatch.setattr("airgap.build.write_bundle", fail)
     with pytest.raises(ResolutionError, match="something else"):
         world.build()
     assert len(tries) == 1

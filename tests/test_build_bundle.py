@@ -71,7 +71,7 @@ def test_says_why_its_packages_cannot_be_had(
         failed = "pip" in command
         return subprocess.CompletedProcess(command, int(failed), "ERROR: No matching distribution found for x.\nmore\n")
 
-    monkeypatch.setattr(entry.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     assert entry.main([]) == 1
     error = capsys.readouterr().err
     assert "could not be installed (No matching distribution" in error

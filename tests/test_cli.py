@@ -16,7 +16,7 @@ from airgap.have import Have, HavePackage
 from airgap.network import NetworkOptions
 from airgap.plan import BuildOptions
 from airgap.sources.apt_archives import AptRepository
-from airgap.sources.conda import CondaExtra
+from airgap.sources.conda_extra import CondaExtra
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def test_twenty_moments_of_building(tmp_path: Path, capsys: pytest.CaptureFixtur
     moments = random.Random(_SEED)  # noqa: S311, not for secrets
     seconds, killed = 6.0, []
     while len(killed) < _MOMENTS:
-        moment = round(moments.uniform(0.3, seconds), 2)
+        moment = round(moments.uniform(0.1, seconds), 2)
         with subprocess.Popen(
             _command(checkout, output, cache), start_new_session=True, stdin=subprocess.DEVNULL
         ) as process:

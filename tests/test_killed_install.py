@@ -80,6 +80,7 @@ def _try(bundles: Sequence[Path], directory: Path, kills: int, chance: random.Ra
     return killed
 
 
+@pytest.mark.process
 def test_killed_twice(bundles: list[Path], tmp_path: Path) -> None:
     _try(bundles, tmp_path, 2, random.Random())  # noqa: S311
 

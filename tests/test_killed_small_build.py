@@ -60,17 +60,21 @@ def has_begun(directory: Path, since: float) -> bool:
     return any(path.lstat().st_mtime > since - 0.01 for path in (directory / "out").iterdir())
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("options", [(), SPLIT], ids=["archive", "volumes"])
 def test_killed_while_it_writes(world: World, tmp_path: Path, options: tuple[str, ...]) -> None:
     expected = finish(world, tmp_path / "expected", options)
-    for moment in (0.0, 0.2):
+    # The third build repeats one that was complete.
+    for moment in (0.0, 0.2, None):
+        if moment is None:
+            assert finish(world, tmp_path / "killed", options) == expected
         before = time.time()
         process = start(world, tmp_path / "killed", options)
         while not has_begun(tmp_path / "killed", before) and process.poll() is None:
             time.sleep(0.005)
-        time.sleep(moment)
+        time.sleep(moment or 0.0)
         process.kill()
-        assert process.wait() == -signal.SIGKILL or moment
+        assert process.wait() == -signal.SIGKILL or moment != 0.0
         assert is_whole_or_nothing(tmp_path / "killed", options)
     assert finish(world, tmp_path / "killed", options) == expected
 
@@ -81,7 +85,6 @@ def test_killed_at_twenty_random_moments(
     world: World, tmp_path: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = time.monotonic()
-    started = time.monotonic()
     expected = finish(world, tmp_path / "expected", options)
     seconds = time.monotonic() - started
     moments = random.Random(len(options))  # noqa: S311  no secret
@@ -89,6 +92,8 @@ def test_killed_at_twenty_random_moments(
     for number in range(20):
         if number % 5 == 0:
             shutil.rmtree(tmp_path / "killed", ignore_errors=True)
+        # A build that repeats another one is over before it is killed.
+        shutil.rmtree(tmp_path / "killed/cache/remembered", ignore_errors=True)
         process = start(world, tmp_path / "killed", options)
         time.sleep(moments.uniform(0.2, 1.0) * seconds)
         process.kill()

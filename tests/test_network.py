@@ -32,6 +32,35 @@ def test_the_variable_goes_before_the_file(monkeypatch: pytest.MonkeyPatch) -> N
     assert pip_network().indexes[0] == "https://mine.invalid/simple"
 
 
+def test_pip_is_asked_again_when_what_it_reads_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration, asked = tmp_path / "pip.conf", []
+    answer = {"certificates": None, "client_certificate": None, "proxy": "", "timeout": 5}
+
+    def ask() -> dict[str, Any]:
+        asked.append(1)
+        index = configuration.read_text() if configuration.exists() else "https://first.invalid/simple"
+        return {**answer, "indexes": [index], "places": [str(configuration)]}
+
+    def indexes() -> tuple[str, ...]:
+        return pip_network(tmp_path / "cache").indexes
+
+    monkeypatch.setattr(network, "_ask_pip", ask)
+    monkeypatch.delenv("PIP_CONFIG_FILE", raising=False)
+    assert [indexes(), indexes()] == [("https://first.invalid/simple",)] * 2
+    assert len(asked) == 1
+    configuration.write_text("https://second.invalid/simple")
+    assert [indexes(), indexes()] == [("https://second.invalid/simple",)] * 2
+    assert len(asked) == 2
+    monkeypatch.setenv("PIP_TIMEOUT", "7")
+    indexes()
+    assert len(asked) == 3
+    # What is secret is asked for each time, and stands nowhere.
+    configuration.write_text("https://me:s3cr3t@second.invalid/simple")
+    assert [indexes(), indexes()] == [("https://me:s3cr3t@second.invalid/simple",)] * 2
+    assert len(asked) == 5
+    assert not any(b"s3cr3t" in path.read_bytes() for path in tmp_path.glob("cache/**/*.json"))
+
+
 def test_a_pip_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "_ASK_PIP", "raise SystemExit('no pip here')")
     with pytest.raises(AirgapError, match="no pip here"):

@@ -171,7 +171,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         # Asking pip itself takes a second; one test does.
         indexes = f"http://{LOGIN}:{EXTRA_PASSWORD}@{CLOSED}/simple"
         monkeypatch.setattr(
-            cli_build, "pip_network", lambda: Network((os.environ["PIP_INDEX_URL"], indexes), timeout=5.0)
+            cli_build, "pip_network", lambda _cache: Network((os.environ["PIP_INDEX_URL"], indexes), timeout=5.0)
         )
         yield made
         _assert_kept_private(made)
@@ -405,7 +405,7 @@ def test_the_builders_own_packages(
         said = f"ERROR: HTTP error 401 while getting http://{LOGIN}:{INDEX_PASSWORD}@a.example/t/{INDEX_TOKEN}/x.whl\n"
         return subprocess.CompletedProcess(command, int("pip" in command), said)
 
-    monkeypatch.setattr(entry.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     assert entry.main([]) == 1
     error = capfd.readouterr().err
     assert "401 while getting http://a.example" in error

@@ -52,6 +52,7 @@ def build(world: World, root: Path, directory: Path, umask: int, *options: str |
     return b"".join(f"{path.name}\n".encode() + path.read_bytes() for path in sorted(output.parent.iterdir()))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("options", [(), ("--split-size", "1M", "--sign-key", "key")])
 def test_two_builds_are_the_same_byte_for_byte(world: World, tmp_path: Path, options: tuple[str, ...]) -> None:
     given = [make_key(tmp_path / "key") if option == "key" else option for option in options]

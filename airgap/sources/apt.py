@@ -13,19 +13,32 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from airgap.addresses import redact, redact_text
-from airgap.credentials import APT_DIRECTORY
+from airgap.addresses import has_credentials, redact, redact_text
 from airgap.errors import ResolutionError
 from airgap.index_formats import render_packages, render_release
-from airgap.network import NetworkOptions
-from airgap.sources.apt_archives import KEYRINGS, AptRepository, Archive, find_archives, host_entries, parse_stanza
+from airgap.memory import Memory, digest_of
+from airgap.network import Network, NetworkOptions
+from airgap.sources.apt_archives import (
+    APT_DIRECTORY,
+    KEYRINGS,
+    AptRepository,
+    Archive,
+    find_archives,
+    host_entries,
+    parse_stanza,
+)
+from airgap.sources.apt_releases import Releases, addresses_of, read_releases, still_there
 from airgap.sources.apt_updates import find_updates
 from airgap.sources.interface import Download, GeneratedFile, Source
 from airgap.targets import Target
+
+if TYPE_CHECKING:
+    from airgap.plan import BuildOptions
 
 # 'URI' FILE SIZE [HASH]
 _PRINTED_URI = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+)")
@@ -34,6 +47,14 @@ _UNMET = re.compile(r" \S+ : \w+: ")
 # Of the host's configuration, only how to reach the network counts (proxies, certificates).
 _NETWORK_OPTION = re.compile(r"Acquire::(?:https?::|ForceIPv).*")
 _PROXY_OPTION = re.compile(r'Acquire::(https?)::Proxy "([^"]+)";', re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What apt said, and the signed lists that it read."""
+
+    downloads: tuple[Download, ...]
+    releases: Releases
 
 
 class AptSource(Source):
@@ -46,25 +67,32 @@ class AptSource(Source):
         network: NetworkOptions | None = None,
         repositories: Sequence[AptRepository] = (),
         keyrings: Path = KEYRINGS,
+        reach: Network | None = None,
     ) -> None:
         """Keep apt's private roots below *cache*.
 
         *mirrors* maps a target's or a release's name, or ``*`` for all others, to the addresses of its archive; the
         first that works is taken. Without one, the host's own apt sources say where the archive is. *repositories* are
-        added to it.
+        added to it. *reach* is how archives are asked whether they have changed; without it, apt is asked each time.
         """
         self._cache = cache
         self._mirrors = mirrors
         self._network = network or NetworkOptions()
         self._repositories = repositories
         self._keyrings = keyrings
+        self._reach = reach
+        self._memory = Memory(cache, "apt")
 
     def resolve(self, packages: Sequence[str], target: Target) -> list[Download]:
         """Return *packages* and all that they depend on, as on a system on which nothing is installed.
 
-        Raises ResolutionError when apt is missing, an archive does not answer or is not signed by the distribution,
-        or a package is not to be had.
+        What apt answered earlier is taken again while the archive has the same signed lists as then. Raises
+        ResolutionError when apt is missing, an archive does not answer or is not signed by the distribution, or a
+        package is not to be had.
         """
+        answer = self.remembered(packages, target)
+        if answer is not None and self.is_current(answer, target):
+            return list(answer.downloads)
         with self._fresh_root(target) as root:
             wanted = [*packages, *(name for repository in root.repositories for name in repository.packages)]
             printed = root.apt.run(
@@ -72,8 +100,57 @@ class AptSource(Source):
             )
             matches = [match for line in printed.splitlines() if (match := _PRINTED_URI.match(line))]
             shown = root.apt.run("apt-cache", "show", *(_version_of(match["file"]) for match in matches))
+            releases = read_releases(root.path / "lists")
         stanzas = parse_stanzas(shown)
-        return [_download(match["uri"], stanzas, target, root) for match in matches]
+        downloads = [_download(match["uri"], stanzas, target, root) for match in matches]
+        self._remember(packages, target, root, Answer(tuple(downloads), releases))
+        return downloads
+
+    def remembered(self, packages: Sequence[str], target: Target) -> Answer | None:
+        """Return what apt answered to the same question last time; None where that is not known."""
+        if self._reach is None or (found := self._memory.recall(self._question(packages, target))) is None:
+            return None
+        try:
+            downloads = [Download(**{**entry, "mirrors": tuple(entry["mirrors"])}) for entry in found["downloads"]]
+            return Answer(tuple(downloads), Releases(**{**found["releases"], "sums": tuple(found["releases"]["sums"])}))
+        except (KeyError, TypeError):
+            return None
+
+    def is_current(self, answer: Answer, target: Target) -> bool:
+        """Ask the archive whether its signed lists, out of which apt made *answer*, are still the same."""
+        assert self._reach is not None  # noqa: S101  who may not be asked has no answers
+        archive, repositories = self._archives(target)[0], self._repositories_for(target)
+        return still_there(answer.releases, addresses_of(archive, repositories), self._reach)
+
+    def _remember(self, packages: Sequence[str], target: Target, root: _Root, answer: Answer) -> None:
+        addresses = addresses_of(root.archive, root.repositories)
+        # Only of the first archive: others are for when that fails. And no secrets.
+        if (
+            self._reach is not None
+            and root.archive == root.archives[0]
+            and len(addresses) == len(answer.releases.sums)
+            and not any(has_credentials(str(place)) for place in (*root.archives, *root.repositories))
+        ):
+            self._memory.remember(self._question(packages, target), asdict(answer))
+
+    def _question(self, packages: Sequence[str], target: Target) -> str:
+        """Return a digest of all that apt's answer rests on, but for the archive's lists."""
+        archives, repositories = self._archives(target), self._repositories_for(target)
+        keyrings = {archives[0].keyring, *(repository.signed_by for repository in repositories)}
+        return digest_of(
+            target.name,
+            *_apt_itself(),
+            repr(list(packages)),
+            repr(archives),
+            repr(repositories),
+            *(path.read_bytes() if path.is_file() else b"" for path in sorted(keyrings)),
+        )
+
+    def _archives(self, target: Target) -> list[Archive]:
+        return find_archives(target, self._mirrors, host_entries(), self._keyrings)
+
+    def _repositories_for(self, target: Target) -> list[AptRepository]:
+        return [repository for repository in self._repositories if repository.is_for(target)]
 
     def security_updates(self, statuses: Iterable[Mapping[str, str]], target: Target) -> list[Download]:
         """Return the distribution's security updates for nodes with *statuses*, and what those newly depend on.
@@ -102,8 +179,7 @@ class AptSource(Source):
         for program in ("apt-get", "apt-cache"):
             if shutil.which(program) is None:
                 raise ResolutionError(f"{program} is not on this host: build the bundle on Debian or Ubuntu.")
-        archives = find_archives(target, self._mirrors, host_entries(), self._keyrings)
-        repositories = [repository for repository in self._repositories if repository.is_for(target)]
+        archives, repositories = self._archives(target), self._repositories_for(target)
         path = self._cache / "apt" / target.name
         with _private_root(path, target, self._network) as configuration:
             apt = _Apt(configuration, target)
@@ -111,10 +187,20 @@ class AptSource(Source):
             yield _Root(path, apt, archive, archives, repositories)
 
 
+def apt_source(options: BuildOptions, network: Network) -> AptSource:
+    """Return the source of Debian packages that *options* and *network* lead to."""
+    return AptSource(options.cache, options.apt_mirrors, options.network, options.apt_repositories, reach=network)
+
+
 def read_package_list(path: Path) -> list[str]:
     """Return the package names in *path*: one a line, ``#`` starts a comment."""
     lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line]
+
+
+def packages_of(root: Path, extra: Sequence[str] = ()) -> list[str]:
+    """Return the names of the Debian packages that a bundle of the checkout at *root* has, with *extra* ones."""
+    return [*read_package_list(root / "requirements" / "apt.txt"), *extra]
 
 
 def parse_stanzas(text: str) -> list[dict[str, str]]:
@@ -287,6 +373,14 @@ def _host_configuration() -> list[str]:
     if shutil.which("apt-config") is None:
         return []
     return subprocess.run(["apt-config", "dump"], capture_output=True, text=True).stdout.splitlines()
+
+
+def _apt_itself() -> Iterator[str]:
+    """Yield what is different when this host has another apt."""
+    for program in ("apt-get", "apt-cache"):
+        path = shutil.which(program)
+        status = os.stat(path) if path else None  # noqa: PTH116  as which() gives it
+        yield f"{path} {status and (status.st_size, status.st_mtime_ns)}"
 
 
 def _version_of(file_name: str) -> str:

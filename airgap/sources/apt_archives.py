@@ -20,6 +20,7 @@ _KEYRINGS = {
     "ubuntu": ("ubuntu-archive-keyring.gpg", "ubuntu-keyring"),
 }
 KEYRINGS = Path("/usr/share/keyrings")
+APT_DIRECTORY = Path("/etc/apt")
 _ALIASES = ("stable", "oldstable")
 # What the builder's downloader can fetch; apt itself knows more.
 _SCHEMES = ("http://", "https://")
@@ -90,16 +91,22 @@ class Archive:
                     return f"{there}/{uri.removeprefix(prefix)}"
         return None
 
+    @property
+    def suites(self) -> list[tuple[str, str]]:
+        """The repositories: address and suite."""
+        codename = self.release.codename
+        return [
+            (self.uri, codename),
+            (self.uri, f"{codename}-updates"),
+            (self.security_uri, f"{codename}-security"),
+        ]
+
     def __str__(self) -> str:
         """Return the deb822 stanzas for apt."""
         components = " ".join(_COMPONENTS[self.release.distribution])
-        codename = self.release.codename
         return "\n".join(
-            f"Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: {components}\nSigned-By: {self.keyring}\n"
-            for uri, suites in (
-                (self.uri, f"{codename} {codename}-updates"),
-                (self.security_uri, f"{codename}-security"),
-            )
+            f"Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: {components}\nSigned-By: {self.keyring}\n"
+            for uri, suite in self.suites
         )
 
 
@@ -139,7 +146,7 @@ def parse_stanza(text: str) -> dict[str, str]:
     return fields
 
 
-def host_entries(apt_directory: Path = Path("/etc/apt")) -> list[SourceEntry]:
+def host_entries(apt_directory: Path = APT_DIRECTORY) -> list[SourceEntry]:
     """Return the repositories that the host's apt is configured for."""
     entries: list[SourceEntry] = []
     parts = apt_directory / "sources.list.d"

@@ -21,11 +21,11 @@ from airgap.fetch import Fetcher
 from airgap.index_formats import render_repodata
 from airgap.locks import LockedCondaPackage, LockedWheel, read_channels, read_lock
 from airgap.network import Network
+from airgap.sources.conda_extra import DEFAULT_ENVIRONMENT, CondaExtra
 from airgap.sources.interface import Download, GeneratedFile, Source
 from airgap.targets import Target
 from airgap.wheel_names import WheelName
 
-_DEFAULT_ENVIRONMENT = "default"
 # Where else a channel that has no plain index keeps it.
 _INDEX_NAMES = ("repodata.json.zst", "repodata.json")
 # How files in the format of zstd(1) begin.
@@ -42,16 +42,6 @@ class LockedEnvironment:
     wheels: tuple[Download, ...]
     python: str
     """Version of the conda package ``python``."""
-
-
-@dataclass(frozen=True)
-class CondaExtra:
-    """Conda packages to carry that no environment of the bundle asks for: those of a lock, or a single one."""
-
-    lock: Path | None = None
-    environment: str = _DEFAULT_ENVIRONMENT
-    url: str = ""
-    sha256: str = ""
 
 
 class CondaSource(Source):
@@ -74,7 +64,7 @@ class CondaSource(Source):
 
         They are as the locks have them, and may hold tokens.
         """
-        urls = (url.rstrip("/") for lock in locks for url in read_channels(lock, _DEFAULT_ENVIRONMENT))
+        urls = (url.rstrip("/") for lock in locks for url in read_channels(lock, DEFAULT_ENVIRONMENT))
         return list(dict.fromkeys(urls))
 
     def answers(self, channel: str, timeout: float) -> str | None:

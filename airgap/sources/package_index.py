@@ -7,7 +7,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from html.parser import HTMLParser
@@ -15,10 +15,12 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import requests
+from packaging.utils import canonicalize_name
 
 from airgap.addresses import has_credentials, origin
 from airgap.errors import ResolutionError
 from airgap.network import Network
+from airgap.sources.interface import Download
 from airgap.sources.requirements_file import LockedRequirement
 from airgap.transfer import retry_after
 
@@ -102,6 +104,18 @@ class PackageIndex:
                     self._remember(remembered, files)
                 return files
         raise ResolutionError(self._sentence(requirement))
+
+    def elsewhere(self, download: Download) -> Iterator[str]:
+        """Yield the addresses at which the indexes have the wheel *download*, other than those that it names."""
+        if download.kind != "wheel":
+            return
+        for index in self._network.indexes:
+            try:
+                page = self._page(index, str(canonicalize_name(download.name)))
+                files = parse_page(page.content, page.content_type, page.address, frozenset({download.sha256}))
+            except IndexPageError:
+                continue
+            yield from (file.url for file in files if file.url not in download.urls)
 
     def _sentence(self, requirement: LockedRequirement) -> str:
         if self._failed:

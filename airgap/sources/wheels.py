@@ -41,6 +41,10 @@ class WheelSource(Source):
         locked = read_requirements(requirements, marker_environment(target, python))
         return {requirement.name: requirement.version for requirement in locked}
 
+    def elsewhere(self, download: Download) -> Iterator[str]:
+        """Yield where else the indexes have *download*."""
+        return self._index.elsewhere(download)
+
     def index(self, downloads: Sequence[Download]) -> Iterable[GeneratedFile]:
         """Yield the simple index (PEP 503) over *downloads*."""
         projects: dict[str, list[Download]] = {}

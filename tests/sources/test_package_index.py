@@ -8,9 +8,12 @@ import pytest
 from servers import serve
 from wheels import make_wheel, simple_page
 
-from airgap.errors import ResolutionError
+from airgap.cache import Cache
+from airgap.errors import DownloadError, ResolutionError
+from airgap.fetch import Fetcher
 from airgap.hashing import sha256_of_bytes
 from airgap.network import Network
+from airgap.sources.interface import Download
 from airgap.sources.package_index import IndexPageError, PackageIndex, parse_page
 from airgap.sources.requirements_file import LockedRequirement
 
@@ -131,3 +134,20 @@ def test_a_page_is_asked_for_once(tmp_path: Path) -> None:
         with ThreadPoolExecutor(4) as pool:
             assert all(found["a"] for found in pool.map(source.files, [[LOCKED]] * 4))
     assert len(server.requests) == 1
+
+
+def test_a_wheel_that_one_index_does_not_give_comes_from_the_next(tmp_path: Path) -> None:
+    page = {"/simple/a/": simple_page({NAME: WHEEL})}
+    with serve(files=page) as broken, serve(files=page | {f"/files/{NAME}": WHEEL}) as whole:
+        network = Network(indexes=(f"{broken.url}/simple", f"{whole.url}/simple"), timeout=5)
+        packages = PackageIndex(network, tmp_path)
+        (file,) = packages.files([LOCKED])["a"]
+        assert file.url.startswith(broken.url)
+        assert not whole.requests
+        wheel = Download(file.url, f"mirror/pypi/{NAME}", file.sha256, None, "wheel", "a", "1")
+        fetcher = Fetcher(Cache(tmp_path / "cache"), network, elsewhere=packages.elsewhere)
+        assert fetcher.fetch([wheel])[wheel.path].read_bytes() == WHEEL
+        del whole.files[f"/files/{NAME}"]
+        again = Fetcher(Cache(tmp_path / "other"), network, elsewhere=packages.elsewhere)
+        with pytest.raises(DownloadError, match=rf"from {broken.url} \(.*404\), nor from {whole.url} \("):
+            again.fetch([wheel])
