@@ -102,6 +102,10 @@ class Cluster:
         """Return the arguments of ssh that run *command* on *machine*."""
         return ["ssh", "-F", str(self.ssh_config), *options, self.machine(machine).name, *command]
 
+    def cut(self, one: str, other: str) -> None:
+        """Cut the network between the machines *one* and *other*."""
+        self.network.cut(self.machine(one).number, self.machine(other).number)
+
     def start(self, names: Sequence[str] = ()) -> None:
         """Boot the machines with these names (all of them when there are none) and wait until they are up."""
         chosen = [self.machine(name) for name in names] or list(self.machines)

@@ -88,6 +88,25 @@ table inet {self.table} {{
 }}
 """
 
+    def cut(self, one: int, other: int) -> None:
+        """Let nothing pass between two machines (their numbers), in both directions, until it is mended.
+
+        The rules are in a table of their own: what is dropped here is no attempt to leave.
+        """
+        rules = [f"add table bridge {self.table}"]
+        rules.append(f"add chain bridge {self.table} cut {{ type filter hook forward priority 0; }}")
+        for source, target in ((one, other), (other, one)):
+            for family, address in (("ip", self.address), ("ip6", self.address6)):
+                rules.append(
+                    f"add rule bridge {self.table} cut "
+                    f"{family} saddr {address(source)} {family} daddr {address(target)} counter drop"
+                )
+        run(["nft", "--file", "-"], stdin="\n".join(rules) + "\n")
+
+    def mend(self) -> None:
+        """Let everything pass again between all machines; where nothing was cut, that is no error."""
+        run(["nft", "delete", "table", "bridge", self.table], check=False)
+
     def received(self) -> int:
         """Return how many bytes the machines that run now have received over the network."""
         ports = json.loads(run(["ip", "-json", "-statistics", "link", "show", "master", self.bridge]).stdout)
@@ -142,6 +161,7 @@ def remove(cluster: str) -> None:
     for port in json.loads(ports or "[]"):
         run(["ip", "link", "delete", port["ifname"]], check=False)
     run(["ip", "link", "delete", name], check=False)
-    run(["nft", "delete", "table", "inet", name], check=False)
+    for family in ("inet", "bridge"):
+        run(["nft", "delete", "table", family, name], check=False)
     if run(["ip", "link", "show", name], check=False).returncode == 0:
         raise TestbedError(f"The bridge {name} could not be removed: see ip link show {name}.")

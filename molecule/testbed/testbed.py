@@ -36,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (("start", "Boot machines that were stopped."), ("stop", "Shut machines down.")):
         command(name, text).add_argument("machines", nargs="*", metavar="MACHINE", help="default: all")
     command("kill", "Pull machines' plugs.").add_argument("machines", nargs="+", metavar="MACHINE")
+    command("cut", "Let nothing pass between two machines.").add_argument("machines", nargs=2, metavar="MACHINE")
+    command("mend", "Let everything pass again that was cut.")
     command("addresses", "Print the machines' addresses as JSON.")
     command("ssh-config", "Print the path of a configuration file for ssh -F.")
     command("traffic", "Print how many bytes the machines have received over the network.")
@@ -90,6 +92,10 @@ def _run(options: argparse.Namespace) -> int:
         case "kill":
             for name in options.machines:
                 cluster.machine(name).kill()
+        case "cut":
+            cluster.cut(*options.machines)
+        case "mend":
+            cluster.network.mend()
         case "addresses":
             print(json.dumps(cluster.addresses()))
         case "ssh-config":

@@ -131,6 +131,25 @@ def test_talking_to_oneself_and_to_the_host_is_no_attempt(machine: str) -> None:
 
 
 @pytest.mark.scenario
+def test_what_is_cut_lets_nothing_pass_until_it_is_mended_and_is_no_attempt_to_leave(machine: str) -> None:
+    other = "pag-other"
+    assert _testbed("add", other).returncode == 0
+    before = int(_testbed("escapes").stdout)
+
+    def reaches(source: str, target: str) -> bool:
+        return _testbed("ssh", source, f"timeout 2 bash -c '</dev/tcp/{target}/22'").returncode == 0
+
+    assert reaches(machine, other)
+    assert _testbed("cut", machine, other).returncode == 0
+    assert not reaches(machine, other)
+    assert not reaches(other, machine)
+    assert _testbed("mend").returncode == 0
+    assert reaches(machine, other)
+    assert int(_testbed("escapes").stdout) == before
+    assert _testbed("remove", other).returncode == 0
+
+
+@pytest.mark.scenario
 def test_without_a_counter_nothing_is_claimed(machine: str) -> None:
     subprocess.run(["nft", "delete", "table", "inet", networks.bridge_name(_CLUSTER)], check=True)
     assert _testbed("escapes").returncode == 1
