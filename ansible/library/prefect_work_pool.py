@@ -24,6 +24,9 @@ options:
   concurrency_limit:
     description: How many flow runs the pool runs at once; -1 for no limit.
     type: int
+  paused:
+    description: Whether the pool gives out no runs.
+    type: bool
   state:
     description: Whether the pool is there. Deleting it deletes its queues and scheduled runs.
     type: str
@@ -88,6 +91,8 @@ def wanted_settings(parameters: dict[str, Any]) -> dict[str, Any]:
     if parameters["concurrency_limit"] is not None:
         limit = parameters["concurrency_limit"]
         settings["concurrency_limit"] = None if limit < 0 else limit
+    if parameters["paused"] is not None:
+        settings["is_paused"] = parameters["paused"]
     return settings
 
 
@@ -139,6 +144,7 @@ def main() -> None:
             "type": {"type": "str", "default": "process"},
             "description": {"type": "str"},
             "concurrency_limit": {"type": "int"},
+            "paused": {"type": "bool"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             **API_ARGUMENTS,
         },

@@ -1,0 +1,238 @@
+"""Prefect's worker for processes, made to drain and to keep a record of its runs.
+
+Works with Prefect 3.4 and 3.8. What is overridden here is named alike in both; methods whose names begin with an
+underscore are Prefect's own business, so every new version has to pass the checks on machines (test_drain).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from prefect.workers.process import ProcessWorker
+
+from pag_worker.reports import LOST
+from pag_worker.survey import survey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker_holds import Holds
+    from worker_record import Record
+
+    from pag_worker.reports import Reports
+
+_SURVEY_SECONDS = 30.0
+_GRACE_SECONDS = 10.0
+"""How long a run's process may take to end after it was told to, before it is killed."""
+_REPORT_SECONDS = 10.0
+"""How long Prefect may take to report the ends of processes."""
+
+
+class _Started:
+    """Stands between Prefect and whoever waits for a run's process to start."""
+
+    def __init__(self, inner: Any, seen: Callable[[int], None]) -> None:
+        self._inner = inner
+        self._seen = seen
+
+    def started(self, value: int) -> None:
+        self._seen(value)
+        if self._inner is not None:
+            self._inner.started(value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class DrainingWorker(ProcessWorker):
+    """A worker that ends when its runs have ended."""
+
+    record: Record
+    reports: Reports
+    holds: Holds
+
+    def equip(self, record: Record, reports: Reports, holds: Holds, stop_seconds: float) -> None:
+        """Give the worker its files and its view of the server; *stop_seconds* is what its runs get at a stop."""
+        self.record, self.reports, self.holds = record, reports, holds
+        self._stop_seconds = stop_seconds
+        self._stopping: float | None = None
+        self._ending: str | None = None
+        self._survey_now = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._executing: set[str] = set()
+        self._said: str | None = None
+        self._reason: str | None = None
+
+    # Taking runs
+
+    async def get_and_submit_flow_runs(self) -> list[Any]:
+        """Take the runs that are due, unless something keeps the worker from it."""
+        reason = "it is about to stop" if self._stopping is not None else self.holds.reason()
+        self._say(f"The worker takes no runs: {reason}." if reason else "The worker takes runs.")
+        if reason or self._work_pool is None:
+            return []
+        # Prefect's worker gives up after some minutes without a server, and kills its runs: they go on here.
+        try:
+            return await super().get_and_submit_flow_runs()
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            self._say(f"The worker waits for the Prefect server: {_in_words(error)}.")
+            return []
+
+    async def sync_with_backend(self) -> None:
+        """Tell the server that the worker is there."""
+        try:
+            await super().sync_with_backend()
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            self._say(f"The worker waits for the Prefect server: {_in_words(error)}.")
+
+    async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[Any]:
+        if self._stopping is not None or self.holds.reason():
+            return []
+        submitted = await super()._submit_scheduled_flow_runs(flow_run_response)
+        known = {entry.id for entry in self.record.unsettled()}
+        for run in submitted:
+            if str(run.id) not in known:
+                self.record.begin(str(run.id), run.name)
+        return submitted
+
+    async def _submit_run(self, flow_run: Any) -> None:
+        await super()._submit_run(flow_run)
+        # Somebody else has it, or it could not be started.
+        if str(flow_run.id) not in self._executing:
+            self._ended(str(flow_run.id))
+
+    async def _submit_run_and_capture_errors(self, flow_run: Any, task_status: Any = None) -> Any:
+        self._executing.add(str(flow_run.id))
+        result = await super()._submit_run_and_capture_errors(flow_run, task_status)
+        await self._settle(str(flow_run.id), getattr(result, "status_code", None))
+        self._executing.discard(str(flow_run.id))
+        self._ended(str(flow_run.id))
+        return result
+
+    async def run(self, flow_run: Any, configuration: Any, task_status: Any = None) -> Any:
+        """Run a flow's process to its end."""
+
+        def seen(pid: int) -> None:
+            self.record.started(str(flow_run.id), pid)
+            self._survey_now.set()
+
+        return await super().run(flow_run, configuration, _Started(task_status, seen))
+
+    def _ended(self, run: str) -> None:
+        self.record.end(run)
+        self._wake.set()
+
+    async def _settle(self, run: str, status: int | None) -> None:
+        """See to it that a run whose process has ended is not under way any more."""
+        message = self._ending or f"{LOST}its process ended with status {status}, and it could report no state."
+        try:
+            known = (await asyncio.to_thread(self.reports.runs, [run])).get(run)
+            if known is None or self.reports.is_mine(known, time.time()) is False:
+                return
+            if known["state_type"] == "CANCELLING":
+                self.record.lose(run)  # Prefect is about to say that it is cancelled
+            else:
+                await asyncio.to_thread(self.reports.end, known, message, crashed_too=self._ending is not None)
+        except Exception as error:  # whatever it is, the other runs go on
+            self.record.lose(run)
+            print(f"The end of the run {run} is reported later: {error}", flush=True)
+
+    # Looking after them
+
+    async def look_after_runs(self) -> None:
+        """Vouch for the runs, and report those that were lost, until cancelled."""
+        while True:
+            self._survey_now.clear()
+            try:
+                foreign = await asyncio.to_thread(survey, self.record, self.reports, self.name)
+            except Exception as error:  # whatever it is, the runs go on
+                print(f"The worker's runs could not be vouched for: {error}", flush=True)
+            else:
+                for entry in foreign:
+                    print(f"The run {entry.id} is another worker's meanwhile: its process here ends.", flush=True)
+                    if entry.pid is not None:
+                        _signal(entry.pid, signal.SIGKILL)
+            await _wait(self._survey_now, _SURVEY_SECONDS)
+
+    # Stopping
+
+    def stop(self) -> None:
+        """Take no more runs, and end when there are none."""
+        if self._stopping is None:
+            self._stopping = time.monotonic()
+            names = ", ".join(entry.name or entry.id for entry in self.record.under_way())
+            wait = f"waits up to {self._stop_seconds:g} s for {names}" if names else "has no runs"
+            print(f"The worker stops: it {wait}.", flush=True)
+        self._wake.set()
+
+    def stop_now(self) -> None:
+        """End without waiting for the runs any longer."""
+        self._stop_seconds = 0.0
+        self._reason = "was told to end its runs"
+        self.stop()
+
+    async def wait_for_the_end(self) -> None:
+        """Return when the worker was told to stop and its runs have ended, or were ended."""
+        while self._stopping is None or self._has_to_wait(self._stopping):
+            await _wait(self._wake, 0.5)
+            self._wake.clear()
+        waited = time.monotonic() - self._stopping
+        if self.record.under_way():
+            await self._end_runs(self._reason or f"was stopped after it had waited {waited:.0f} s for this run")
+        await self._settle_the_rest()
+        print(f"The worker has ended, {waited:.0f} s after it was told to.", flush=True)
+
+    def _has_to_wait(self, stopping: float) -> bool:
+        """Whether there is something to wait for still."""
+        return bool(self.record.under_way()) and time.monotonic() - stopping < self._stop_seconds
+
+    async def _end_runs(self, reason: str) -> None:
+        """End the processes of all runs, and see to it that each run has a state that says why."""
+        self._ending = f"{LOST}the worker on {self.name} {reason}."
+        for number, seconds in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _REPORT_SECONDS)):
+            for entry in self.record.under_way():
+                print(f"The run {entry.name or entry.id} is ended.", flush=True)
+                if entry.pid is not None:
+                    _signal(entry.pid, number)
+            deadline = time.monotonic() + seconds
+            while self.record.under_way() and time.monotonic() < deadline:
+                await asyncio.sleep(0.2)
+
+    async def _settle_the_rest(self) -> None:
+        """Let Prefect report the ends of processes, and report those of which it sees no end, or no beginning."""
+        deadline = time.monotonic() + _REPORT_SECONDS
+        while self.record.unsettled() and time.monotonic() < deadline:
+            await asyncio.sleep(0.2)
+        for entry in self.record.unsettled():
+            await self._settle(entry.id, None)
+            self.record.end(entry.id)
+
+    def _say(self, sentence: str) -> None:
+        """Print a sentence when it is not the one that was printed last."""
+        if sentence != self._said:
+            self._said = sentence
+            print(sentence, flush=True)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Return when something happened, or after so many seconds."""
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except asyncio.TimeoutError:
+        return
+
+
+def _in_words(error: httpx.HTTPError) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _signal(pid: int, number: int) -> None:
+    """Send a signal to a process that may have ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

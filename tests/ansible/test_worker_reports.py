@@ -1,0 +1,227 @@
+"""What a worker tells the server of its runs, and what it does about those that were lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ANSIBLE
+
+from ansible.module_utils.prefect_api import PrefectUnreachableError
+from ansible.module_utils.worker_record import Record
+
+sys.path.insert(0, str(ANSIBLE / "roles/prefect_worker/files/worker"))
+
+from pag_worker.reports import Reports
+from pag_worker.survey import survey
+
+MINE = {"prefect.worker.name": "node-1", "prefect.work-pool.name": "cpu-pool"}
+
+
+class FakeServer:
+    """The part of the API that a worker's reports use."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.heartbeats: list[str] = []
+        self.away = False
+
+    def add(self, name: str, state: str = "RUNNING", message: str = "", age: float = 60, **fields: Any) -> None:
+        timestamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age))
+        defaults = {"labels": MINE, "tags": [], "deployment_id": "d", "parent": None, "name": name}
+        self.runs[name] = {"id": name, **defaults, **fields}
+        self._set(name, {"type": state, "message": message, "timestamp": timestamp})
+
+    def request(self, method: str, path: str, body: Any = None) -> Any:
+        if self.away:
+            raise PrefectUnreachableError("The Prefect server does not answer.")
+        if path == "/events":
+            self.heartbeats += [event["resource"]["prefect.resource.id"].split(".")[-1] for event in body]
+            return None
+        if path == "/flow_runs/filter":
+            asked = body["flow_runs"]
+            if "id" in asked:
+                return [self.runs[name] for name in asked["id"]["any_"] if name in self.runs]
+            parents, types = asked["parent_flow_run_id"]["any_"], asked["state"]["type"]["any_"]
+            return [run for run in self.runs.values() if run["parent"] in parents and run["state_type"] in types]
+        assert (method, body["force"]) == ("POST", True)
+        self._set(path.split("/")[2], body["state"])
+        return None
+
+    def _set(self, name: str, state: dict[str, Any]) -> None:
+        self.runs[name] |= {"state": state, "state_type": state["type"]}
+
+    def state(self, name: str) -> tuple[str, str]:
+        return self.runs[name]["state_type"], self.runs[name]["state"]["message"]
+
+
+@pytest.fixture
+def server() -> FakeServer:
+    return FakeServer()
+
+
+@pytest.fixture
+def reports(server: FakeServer) -> Reports:
+    return Reports(server, "node-1", "cpu-pool")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    opened = Record(tmp_path)
+    opened.open()
+    return opened
+
+
+def _under_way(record: Record, *runs: str) -> None:
+    for run in runs:
+        record.begin(run, run)
+        record.started(run, os.getpid())
+
+
+def _lost(record: Record, *runs: str) -> None:
+    _under_way(record, *runs)
+    record.open()
+
+
+def test_it_vouches_for_its_runs_and_those_that_they_called(
+    server: FakeServer, reports: Reports, record: Record
+) -> None:
+    server.add("a")
+    server.add("called", parent="a", deployment_id=None)
+    server.add("called-too", "PENDING", parent="called", deployment_id=None)
+    server.add("ended", "COMPLETED", parent="a", deployment_id=None)
+    server.add("on-another-worker", parent="a", deployment_id="d")
+    _under_way(record, "a")
+    assert survey(record, reports, "node-1") == []
+    assert server.heartbeats == ["a", "called", "called-too"]
+
+
+def test_it_vouches_for_no_run_whose_process_has_ended(server: FakeServer, reports: Reports, record: Record) -> None:
+    server.add("a")
+    process = subprocess.Popen(["true"])
+    process.wait()
+    record.begin("a", "a")
+    record.started("a", process.pid)
+    survey(record, reports, "node-1")
+    assert server.heartbeats == []
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "FAILED", "CANCELLED", "PAUSED"])
+def test_it_vouches_for_no_run_that_has_ended_or_stands_still(
+    server: FakeServer, reports: Reports, record: Record, state: str
+) -> None:
+    server.add("a", state)
+    _under_way(record, "a")
+    survey(record, reports, "node-1")
+    assert (server.heartbeats, server.runs["a"]["state_type"]) == ([], state)
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "after"),
+    [
+        ("CRASHED", "Lost: no sign of life from its worker for 180 s.", "RUNNING"),
+        ("SCHEDULED", "Lost: scheduled again, as its tag says.", "RUNNING"),
+        ("CRASHED", "Flow run encountered an exception.", "CRASHED"),
+        ("SCHEDULED", "Retries 1 of 3", "SCHEDULED"),
+    ],
+)
+def test_a_run_that_was_given_up_by_mistake_is_running_again(
+    server: FakeServer, reports: Reports, record: Record, state: str, message: str, after: str
+) -> None:
+    server.add("a", state, message)
+    _under_way(record, "a")
+    survey(record, reports, "node-1")
+    assert server.runs["a"]["state_type"] == after
+
+
+def test_a_run_that_another_worker_has_meanwhile_ends_here(
+    server: FakeServer, reports: Reports, record: Record
+) -> None:
+    server.add("a", labels={**MINE, "prefect.worker.name": "node-2"})
+    _under_way(record, "a")
+    assert [entry.id for entry in survey(record, reports, "node-1")] == ["a"]
+    assert server.heartbeats == []
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
+def test_a_lost_run_crashes_with_those_that_it_called(
+    server: FakeServer, reports: Reports, record: Record, state: str
+) -> None:
+    server.add("a", state)
+    server.add("called", parent="a", deployment_id=None)
+    _lost(record, "a")
+    survey(record, reports, "node-1")
+    sentence = "Lost: the worker on node-1, or its machine, ended while it had this run."
+    assert (server.state("a"), server.state("called")) == (("CRASHED", sentence), ("CRASHED", sentence))
+    assert record.lost() == []
+
+
+def test_a_lost_run_that_was_being_cancelled_is_cancelled(server: FakeServer, reports: Reports, record: Record) -> None:
+    server.add("a", "CANCELLING")
+    _lost(record, "a")
+    survey(record, reports, "node-1")
+    assert server.runs["a"]["state_type"] == "CANCELLED"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"state": "COMPLETED"},
+        {"state": "SCHEDULED"},
+        {"labels": {**MINE, "prefect.worker.name": "node-2"}},
+        {"labels": {**MINE, "prefect.work-pool.name": "gpu-pool"}},
+    ],
+)
+def test_what_is_not_lost_is_left_alone(
+    server: FakeServer, reports: Reports, record: Record, fields: dict[str, Any]
+) -> None:
+    server.add("a", **fields)
+    _lost(record, "a")
+    before = server.state("a")
+    survey(record, reports, "node-1")
+    assert server.state("a") == before
+    assert record.lost() == []
+
+
+def test_a_run_without_a_workers_name_is_not_judged_too_early(
+    server: FakeServer, reports: Reports, record: Record
+) -> None:
+    server.add("a", "PENDING", labels={}, age=3)
+    _lost(record, "a")
+    survey(record, reports, "node-1")
+    assert (server.runs["a"]["state_type"], [entry.id for entry in record.lost()]) == ("PENDING", ["a"])
+    server.add("a", "PENDING", labels={}, age=120)
+    survey(record, reports, "node-1")
+    assert (server.runs["a"]["state_type"], record.lost()) == ("CRASHED", [])
+
+
+def test_a_run_that_this_worker_has_again_is_not_reported(server: FakeServer, reports: Reports, record: Record) -> None:
+    server.add("a")
+    _lost(record, "a")
+    _under_way(record, "a")
+    survey(record, reports, "node-1")
+    assert (server.heartbeats, server.runs["a"]["state_type"]) == (["a"], "RUNNING")
+    assert (len(record.under_way()), record.lost()) == (1, [])
+
+
+def test_what_could_not_be_reported_is_reported_later(server: FakeServer, reports: Reports, record: Record) -> None:
+    server.add("a")
+    _lost(record, "a")
+    server.away = True
+    with pytest.raises(PrefectUnreachableError):
+        survey(record, reports, "node-1")
+    assert [entry.id for entry in record.lost()] == ["a"]
+    server.away = False
+    survey(record, reports, "node-1")
+    assert server.runs["a"]["state_type"] == "CRASHED"
+
+
+def test_a_run_that_is_not_known_any_more_is_forgotten(reports: Reports, record: Record) -> None:
+    _lost(record, "deleted")
+    survey(record, reports, "node-1")
+    assert record.lost() == []
