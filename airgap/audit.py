@@ -35,6 +35,8 @@ from airgap.site import Site
 
 FORMAT_VERSION = 1
 CONTROLLER = "controller"
+# Beside a flow's code: the environment that it runs in.
+_ENVIRONMENT_LINK = ".environment"
 _TOOLKIT = "toolkit"
 _EMPTY = sha256_of_bytes(b"")
 # What rattler leaves in a prefix beside the packages' files.
@@ -117,17 +119,19 @@ def expected(root: Path, machine: Machine, work: Path) -> dict[str, Any]:
         "links": {str(machine.link): sorted(based)},
         "names": _common_names(site, machine.target),
         "debian": debian_checksums(site.mirror / "apt" / machine.target, _debs(site, machine.target)),
-        "flows": {} if machine.base == CONTROLLER else _flows(site),
+        "flows": {} if machine.base == CONTROLLER else _flows(site, machine.target),
     }
 
 
 def _common_names(site: Site, target: str) -> dict[str, str]:
     """Return the names of deployed flows' environments on nodes of all targets, and their directories on *target*.
 
-    Where the environments differ between targets, the role ``prefect_flow`` gives them such a name: a link.
+    Where the environments differed between targets, earlier releases gave them such a name: a link.
     """
     names = {}
     for record in site.flow_records():
+        if "version" in record.content:
+            continue
         directories = {name: entry["directory"] for name, entry in record.content["environments"].items()}
         digests = sorted({directory.rpartition("-")[2] for directory in directories.values()})
         if target in directories and len(digests) > 1:
@@ -228,8 +232,8 @@ def _read(package: PackageFile, mirror: Path, environment: Environment, work: Pa
         return read_conda(package, Path(unpacked), environment)
 
 
-def _flows(site: Site) -> dict[str, Rules]:
-    """Return the rules of the code of deployed flows, by ``<flow>/<digest12>``."""
+def _flows(site: Site, target: str) -> dict[str, Rules]:
+    """Return the rules of the code of deployed flows on *target*, by ``<flow>/<version>``."""
     flows: dict[str, Rules] = {}
     for record in site.flow_records():
         names, digest = record.content["files"], record.content["digest"]
@@ -238,7 +242,14 @@ def _flows(site: Site) -> dict[str, Rules]:
         listing = "".join(f"{rules[name]}  {name}\n" for name in names)
         if sha256_of_bytes(listing.encode()) != digest:
             raise VerificationError(f"The code in {record.directory} is not what was deployed: deploy the flow again.")
-        flows[f"{record.content['flow']}/{digest[:12]}"] = rules | {MARKER: sha256_of_bytes(f"{digest}\n".encode())}
+        version, marker = digest[:12], f"{digest}\n"
+        if "version" in record.content:
+            environments = record.content["environments"]
+            lines = [f"environment {name} {entry['digest']}" for name, entry in sorted(environments.items())]
+            version, marker = record.content["version"], "\n".join([f"code {digest}", *lines, ""])
+            if target in environments:
+                rules[_ENVIRONMENT_LINK] = f"-> ../../../envs/{environments[target]['directory']}"
+        flows[f"{record.content['flow']}/{version}"] = rules | {MARKER: sha256_of_bytes(marker.encode())}
     return flows
 
 

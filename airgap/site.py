@@ -58,10 +58,16 @@ class UsedEnvironment:
 
 @dataclass(frozen=True)
 class FlowRecord:
-    """What the playbooks keep of a deployed flow; see the module prefect_flow_record."""
+    """A version of a deployed flow that the playbooks keep; see ``ansible/module_utils/flow_registry.py``."""
 
     directory: Path
     content: dict[str, Any]
+
+    @property
+    def user(self) -> str:
+        """What reports call it."""
+        version = f", version {self.content['version']}" if "version" in self.content else ""
+        return f"the deployed flow {self.content['flow']}/{self.content['deployment']}{version}"
 
     @property
     def descriptions(self) -> dict[str, Path]:
@@ -129,9 +135,11 @@ class Site:
         return found if installed is None or installed in found else [*found, installed]
 
     def flow_records(self) -> Iterator[FlowRecord]:
-        """Yield the records of deployed flows; raises InstallationError for one that cannot be read."""
-        # A record that was being replaced when somebody pulled the plug has a name that begins with a dot, and counts.
-        for path in sorted((self.root / "flows").glob("*/*/record.json")):
+        """Yield the records of all kept versions of deployed flows; raises InstallationError for an unreadable one."""
+        flows = self.root / "flows"
+        # Flows that an earlier release deployed have one version. When somebody pulled the plug while its record was
+        # replaced, that has a name that begins with a dot, and counts.
+        for path in sorted([*flows.glob("*/*/record.json"), *flows.glob("*/*/versions/[!.]*/record.json")]):
             try:
                 record = FlowRecord(path.parent, json.loads(path.read_text(encoding="utf-8")))
                 missing = [description for description in record.descriptions.values() if not description.is_file()]
@@ -162,9 +170,8 @@ class Site:
     def flow_environments(self) -> Iterator[UsedEnvironment]:
         """Yield the environments of deployed flows; raises ManifestError, or what :meth:`flow_records` raises."""
         for record in self.flow_records():
-            user = f"the deployed flow {record.directory.parent.name}/{record.directory.name}"
             for path in record.descriptions.values():
-                yield UsedEnvironment(user, Environment.from_file(path))
+                yield UsedEnvironment(record.user, Environment.from_file(path))
 
     def _description(self, path: str, sha256: str) -> Path | None:
         # Bundles that were installed before files/ was there have their descriptions only under their names.

@@ -136,6 +136,24 @@ def test_deployed_code_is_listed_and_checked(root: Path, node: Node, tmp_path: P
         work_out(root, node, tmp_path)
 
 
+def test_kept_versions_are_listed_with_their_environment(root: Path, node: Node, tmp_path: Path) -> None:
+    describe(node, root=root)
+    code = root / "flows/demo/daily/versions/0123456789ab/code"
+    code.mkdir(parents=True)
+    (code / "main.py").write_text("pass\n")
+    digest = sha256_of_bytes(f"{sha256_of_file(code / 'main.py')}  main.py\n".encode())
+    entry = {"description": "d.json", "directory": "demo-0123456789ab", "digest": "0" * 64}
+    record = {"flow": "demo", "deployment": "daily", "version": "0123456789ab", "files": ["main.py"], "digest": digest}
+    description = next((root / "environments").glob("*.json")).read_bytes()
+    (code.parent / "d.json").write_bytes(description)
+    (code.parent / "record.json").write_text(json.dumps(record | {"environments": {node.target.name: entry}}))
+    [(name, rules)] = work_out(root, node, tmp_path)["flows"].items()
+    assert name == "demo/0123456789ab"
+    assert rules[".environment"] == "-> ../../../envs/demo-0123456789ab"
+    marker = f"code {digest}\nenvironment {node.target.name} {'0' * 64}\n"
+    assert rules[".complete"] == sha256_of_bytes(marker.encode())
+
+
 def test_text_and_binary_files_get_the_prefix() -> None:
     old = PLACEHOLDER.encode()
     assert replaced(b"a " + old + b"/b " + old, old, b"/p", binary=False) == b"a /p/b /p"

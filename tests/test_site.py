@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,23 @@ def test_a_deployed_flows_environment_is_in_use(site: Site) -> None:
     (used,) = site.flow_environments()
     assert used.user == "the deployed flow report/daily"
     assert used.environment.wheels[0].name == "e"
+
+
+def test_every_kept_version_of_a_flow_is_in_use(site: Site) -> None:
+    for name in ("e", "f"):
+        deploy(site.root, "report", wheel(name))
+        directory = site.root / "flows/report/daily"
+        record = json.loads((directory / "record.json").read_text())
+        (directory / "record.json").write_text(json.dumps(record | {"version": name}))
+        directory.rename(site.root / f"flows/{name}")
+    for name in ("e", "f"):
+        (site.root / "flows/report/daily/versions").mkdir(exist_ok=True, parents=True)
+        (site.root / f"flows/{name}").rename(site.root / f"flows/report/daily/versions/{name}")
+    (site.root / "flows/report/daily/current").symlink_to("versions/e")
+    assert {used.user for used in site.flow_environments()} == {
+        "the deployed flow report/daily, version e",
+        "the deployed flow report/daily, version f",
+    }
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"environments": {}', '{"environments": [1]}'])

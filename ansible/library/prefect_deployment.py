@@ -28,7 +28,10 @@ options:
     type: str
     required: true
   path:
-    description: Directory on the workers that holds this version of the code.
+    description:
+      - Directory on the workers that holds this version of the code. Runs are told it, with the entrypoint, when a
+        worker takes them, so that one that starts while the deployment is switched has code and environment of one
+        version.
     type: path
     required: true
   owner:
@@ -118,12 +121,17 @@ changes:
   description: Names of the settings that differed.
   type: list
   returned: always
+settings:
+  description: What the deployment has now, by the names of the options. Not in check mode.
+  type: dict
+  returned: success
 """
 
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible.module_utils.deployment_settings import ENTRYPOINT_VARIABLE, found_settings, options_of
 from ansible.module_utils.prefect_api import API_ARGUMENTS, PrefectApi, PrefectApiError, differences, quoted
 
 # What the server puts before a recurrence rule that has no start.
@@ -132,9 +140,11 @@ _DEFAULT_START = "DTSTART:20200101T000000\n"
 
 def wanted_settings(parameters: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that the parameters ask for, as the API names them."""
-    job_variables: dict[str, Any] = {"command": parameters["command"]}
-    if parameters["env"]:
-        job_variables["env"] = parameters["env"]
+    job_variables: dict[str, Any] = {
+        "command": parameters["command"],
+        "working_dir": parameters["path"],
+        "env": {ENTRYPOINT_VARIABLE: f"{parameters['path']}/{parameters['entrypoint']}"} | (parameters["env"] or {}),
+    }
     settings: dict[str, Any] = {
         "work_pool_name": parameters["work_pool"],
         "entrypoint": parameters["entrypoint"],
@@ -149,12 +159,6 @@ def wanted_settings(parameters: dict[str, Any]) -> dict[str, Any]:
     if limit is not None:
         settings["concurrency_limit"] = None if limit < 0 else limit
     return settings
-
-
-def found_settings(deployment: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a deployment as the API gave it, in the form in which they are sent."""
-    limit = deployment.get("global_concurrency_limit")
-    return deployment | {"concurrency_limit": limit["limit"] if limit else deployment.get("concurrency_limit")}
 
 
 def same_schedules(wanted: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:
@@ -205,6 +209,14 @@ def update(api: PrefectApi, found: dict[str, Any], changes: dict[str, Any]) -> N
             api.request("POST", f"{path}/schedules", schedules)
 
 
+def settings_now(api: PrefectApi, parameters: dict[str, Any], *, check: bool) -> dict[str, Any]:
+    """Return ``settings`` of the result; nothing in check mode, as they would be others. Raises PrefectApiError."""
+    if check:
+        return {}
+    path = f"/deployments/name/{quoted(parameters['flow_name'])}/{quoted(parameters['name'])}"
+    return {"settings": options_of(api.request("GET", path), parameters["flow_name"])}
+
+
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Compare the deployment with what is wanted and make it so. Returns the result; raises PrefectApiError."""
     parameters = module.params
@@ -222,7 +234,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         if not module.check_mode:
             flow = api.request("POST", "/flows/", {"name": flow_name})
             api.request("POST", "/deployments/", {"name": name, "flow_id": flow["id"]} | wanted)
-        return {
+        return settings_now(api, parameters, check=module.check_mode) | {
             "changed": True,
             "created": True,
             "full_name": full_name,
@@ -239,7 +251,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     changes = changed_settings(wanted, found_settings(found))
     if changes and not module.check_mode:
         update(api, found, changes)
-    return {
+    return settings_now(api, parameters, check=module.check_mode) | {
         "changed": bool(changes),
         "created": False,
         "full_name": full_name,

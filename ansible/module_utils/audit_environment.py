@@ -28,6 +28,7 @@ _CACHEDIR_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55\n"
 _CLOBBERED = "__clobber-from-"
 _LOCK = ".lock"
 _MARKER = ".complete"
+_ENVIRONMENT = ".environment"
 
 
 @dataclass(frozen=True, order=True)
@@ -95,14 +96,14 @@ class Auditor:
                 self._find(path, "changed", f"leads to {path.readlink()}")
 
     def audit_flows(self, root: Path) -> None:
-        """Audit the code of flows below *root*: ``<flow>/<first twelve digits of its digest>/``."""
+        """Audit the code of flows below *root*: ``<flow>/<version>/``."""
         for path in sorted(root.glob("*/*")):
             name = path.relative_to(root).as_posix()
             rules = self._document["flows"].get(name)
             if rules is not None:
                 self._audit_tree(path, {key: [rule] for key, rule in rules.items()})
             # What was deployed before is kept for runs under way; its name tells what it must hold.
-            elif not path.is_dir() or not _code_digest(path).startswith(path.name):
+            elif not path.is_dir() or not _is_what_its_name_says(path):
                 self._find(path, "unexpected", "no deployed flow has this code")
 
     def _audit_environment(self, path: Path, entry: Mapping[str, Any]) -> None:
@@ -261,12 +262,31 @@ def _is_uv_cache(path: Path) -> bool:
         return False
 
 
+def _is_what_its_name_says(version: Path) -> bool:
+    """Return whether a flow's code is what its directory's name, twelve digits of a digest, promises."""
+    digest = _code_digest(version)
+    marker = version / _MARKER
+    text = marker.read_text(encoding="utf-8", errors="replace") if marker.is_file() else ""
+    link = version / _ENVIRONMENT
+    if not link.is_symlink():
+        # An earlier release named it by the code alone.
+        return digest.startswith(version.name)
+    environment = link.readlink().name
+    suffix = environment.rpartition("-")[2]
+    return (
+        hashlib.sha256(text.encode()).hexdigest().startswith(version.name)
+        and f"code {digest}" in text.splitlines()
+        and any(line.split()[-1].startswith(suffix) for line in text.splitlines()[1:])
+        and str(link.readlink()) == f"../../../envs/{environment}"
+    )
+
+
 def _code_digest(directory: Path) -> str:
     """Return the digest over names and contents that a flow's code has (module_utils/flow_source.py)."""
     digest = hashlib.sha256()
     for name, _ in sorted(_files(directory)):
         path = directory / name
-        if name != _MARKER:
+        if name not in (_MARKER, _ENVIRONMENT):
             content = path.read_bytes() if not path.is_symlink() else b""
             digest.update(f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode())
     return digest.hexdigest()

@@ -34,6 +34,9 @@ _IGNORED_DIRECTORIES = frozenset(
 )
 _IGNORED_SUFFIXES = (".pyc", ".pyo", "~", ".swp")
 
+# What stands beside the code on the nodes.
+_TAKEN = frozenset({".complete", ".environment"})
+
 DEFAULT_PACK = "packed-env.tar"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -115,6 +118,8 @@ def read_flow(request: Request) -> dict[str, Any]:
     for deployment in deployments:
         check_entrypoint(directory, deployment.entrypoint)
     files = sorted(_code_files(directory, request.packed_env))
+    for name in _TAKEN & set(files):
+        raise FlowSourceError(f"The flow directory holds {directory / name}, whose name is pag's own: rename it.")
     return {
         "name": directory.name,
         "directory": str(directory),
@@ -122,6 +127,11 @@ def read_flow(request: Request) -> dict[str, Any]:
         "files": files,
         "deployments": [asdict(deployment) for deployment in deployments],
     }
+
+
+def describes_deployments(directory: Path) -> bool:
+    """Return whether a flow directory has a prefect.yaml that names deployments. Raises FlowSourceError."""
+    return bool(_read_prefect_yaml(directory / "prefect.yaml"))
 
 
 def check_entrypoint(directory: Path, entrypoint: str) -> None:

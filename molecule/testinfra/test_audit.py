@@ -141,8 +141,8 @@ rm -r {kept}
 def tampered(on: On, base: str, sharing: list[str]) -> Iterator[dict[str, str]]:
     """What a machine looks like that somebody was on; restored afterwards. *sharing* is looked at before."""
     host = on(WORKER)
-    record = on(CONTROLLER).check_output("cat /opt/pag/flows/demo2/*/record.json | head -c 100000")
-    code = f"/opt/prefect/flows/demo2/{json.JSONDecoder().raw_decode(record)[0]['digest'][:12]}"
+    record = on(CONTROLLER).check_output("cat /opt/pag/flows/demo2/*/current/record.json | head -c 100000")
+    code = f"/opt/prefect/flows/demo2/{json.JSONDecoder().raw_decode(record)[0]['version']}"
     places = {"kept": KEPT, "base": base, "code": code}
     assert host.run(TAMPER.format(**places)).rc == 0
     yield places

@@ -417,6 +417,21 @@ def test_the_audit_finds_nothing(site: Site) -> None:
 @pytest.mark.usefixtures("updated")
 def test_pruning_says_first_what_it_would_remove(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     listing = "sudo find /opt/pag -type f"
+    # What a kept version of a flow needs stays as long as that.
+    wheel = re.compile(rf"{delta.BASE_PACKAGE.name}-[0-9.]+-py3")
+    assert not wheel.search(_playbook(site, "prune.yml", "--check", "-e", "keep_bundles=1"))
+    for flow in ("demo1", "demo2", "demo3"):
+        if site.do(f"ls -d /opt/pag/flows/{flow} 2>/dev/null || true").strip():
+            pool = "gpu-pool" if flow == "demo3" else "cpu-pool"
+            deploy = (
+                "-e",
+                f"flow_dir=../flows/{flow}",
+                "-e",
+                "entrypoint=main.py:my_workflow",
+                "-e",
+                f"work_pool={pool}",
+            )
+            _playbook(site, "prefect-flow-deployment.yml", *deploy, "-e", "keep_versions=1")
     before = set(site.do(listing).split())
     said = _playbook(site, "prune.yml", "--check", "-e", "keep_bundles=1")
     assert set(site.do(listing).split()) == before
