@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import channel_checkout
+import older_checkout
 from guide import CONTROLLER, Guide
 from machines import Machines, unprivileged
 
@@ -29,7 +30,10 @@ def build(repository: Path, output: Path, arguments: Sequence[str]) -> int:
     path = os.pathsep.join(
         entry for entry in os.environ["PATH"].split(os.pathsep) if Path(entry) != Path(sys.executable).parent
     )
-    return subprocess.run(unprivileged(command), stdin=subprocess.DEVNULL, env={**os.environ, "PATH": path}).returncode
+    # There, because Python would take the modules of another checkout that this is started in.
+    return subprocess.run(
+        unprivileged(command), cwd=repository, stdin=subprocess.DEVNULL, env={**os.environ, "PATH": path}
+    ).returncode
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cluster", required=True)
     parser.add_argument("--own-channel", action="store_true", help="environments of the tests' own conda channel")
+    parser.add_argument("--older-prefect", action="store_true", help="environments with an older Prefect, to upgrade")
     options, build_arguments = parser.parse_known_args(arguments)
     machines = Machines(options.cluster)
     directory = machines.directory / "bundle"
@@ -45,6 +50,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.own_channel:
         build_arguments += channel_checkout.make(directory)
         repository = channel_checkout.checkout(directory)
+    elif options.older_prefect:
+        repository = older_checkout.make(directory)
     bundle = directory / BUNDLE_NAME
     if build(repository, bundle, build_arguments) != 0:
         return 1
