@@ -41,6 +41,31 @@ options:
     description: TCP ports that must be free, each with the patterns of the systemd units that may already listen there.
     type: dict
     default: {}
+  minimum_memory:
+    description: Memory demanded, in MB.
+    type: int
+    default: 0
+  recommended_memory:
+    description: Memory below which there is a warning, in MB.
+    type: int
+    default: 0
+  recommended_processors:
+    description: Number of processors below which there is a warning.
+    type: int
+    default: 1
+  gpus:
+    description: The GPUs that flows may use, by their numbers; there is a warning for those without a device.
+    type: list
+    elements: str
+    default: []
+  systemd:
+    description: Whether systemd must be the first process.
+    type: bool
+    default: true
+  measure:
+    description: Whether to measure how long the disk takes, a fraction of a second.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -66,13 +91,23 @@ problems:
   type: list
   elements: str
   returned: success
+warnings_found:
+  description: What will work worse than expected, one sentence each.
+  type: list
+  elements: str
+  returned: success
+skew:
+  description: By how many seconds the node's clock is ahead of the controller's.
+  type: float
+  returned: success
 ansible_facts:
   description: Facts about the node.
   returned: success
   type: complex
   contains:
     pag_node:
-      description: target, python, hostname, machine_id, toolkit (its directory's name).
+      description: target, python, hostname, machine_id, toolkit (its directory's name), processors, memory (MB),
+        systemd, cgroup, write_milliseconds.
       type: dict
 """
 
@@ -86,6 +121,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
+
+from ansible.module_utils import preflight_machine as machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -210,6 +247,12 @@ def _units_of_sockets(inodes: set[str]) -> dict[str, str]:
     return owners
 
 
+def _sshd_configuration(module: AnsibleModule) -> str:
+    """Return what sshd uses; empty where that cannot be asked."""
+    sshd = module.get_bin_path("sshd", opt_dirs=["/usr/sbin"])
+    return str(module.run_command([sshd, "-T"])[1]) if sshd and os.geteuid() == 0 else ""
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -221,22 +264,57 @@ def main() -> None:
             "max_time_skew": {"type": "float", "required": True},
             "resolve": {"type": "list", "elements": "str", "default": []},
             "ports": {"type": "dict", "default": {}},
+            "minimum_memory": {"type": "int", "default": 0},
+            "recommended_memory": {"type": "int", "default": 0},
+            "recommended_processors": {"type": "int", "default": 1},
+            "gpus": {"type": "list", "elements": "str", "default": []},
+            "systemd": {"type": "bool", "default": True},
+            "measure": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     now = time.time()
     parameters = module.params
+    directories = list(parameters["free_space"])
+    # The disk that is written to most: the server's database is below /var, which comes last.
+    busiest = directories[-1] if directories else parameters["root"]
     facts = node_facts(Path(parameters["root"]))
+    facts |= machine.machine_facts(Path(busiest), measure=parameters["measure"])
+    sizes = list(
+        machine.check_size(
+            facts, parameters["minimum_memory"], parameters["recommended_memory"], parameters["recommended_processors"]
+        )
+    )
     problems = [
         *check_system(facts, parameters["targets"]),
+        *(sentence for sentence, is_problem in sizes if is_problem),
         *check_space(parameters["free_space"]),
+        *machine.check_disks(directories),
+        *(machine.check_systemd(facts) if parameters["systemd"] else ()),
+        *machine.check_locale(),
         *check_time(now, parameters["controller_time"], parameters["max_time_skew"]),
         *check_names(parameters["resolve"]),
         *check_ports(parameters["ports"]),
     ]
     if os.geteuid() != 0:
         problems.append("ansible_user cannot become root: allow it sudo without a password.")
-    module.exit_json(changed=False, problems=problems, ansible_facts={"pag_node": facts})
+    warnings = [
+        *(sentence for sentence, is_problem in sizes if not is_problem),
+        *machine.warn_of_slow_disk(facts, busiest),
+        *machine.warn_of_limits(),
+        *machine.warn_of_umask(),
+        *machine.warn_of_security_modules(),
+        *machine.warn_of_gpus(parameters["gpus"]),
+        *machine.warn_of_ssh(_sshd_configuration(module)),
+    ]
+    module.exit_json(
+        changed=False,
+        problems=problems,
+        # "warnings" is Ansible's own, and would be printed for each node apart.
+        warnings_found=warnings,
+        skew=round(now - parameters["controller_time"], 1),
+        ansible_facts={"pag_node": facts},
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -35,6 +36,8 @@ _UPGRADE = ("upgrade", "--with-new-pkgs", "--no-install-recommends")
 # Seconds to wait for another apt (unattended upgrades, for example) to finish.
 _LOCK_TIMEOUT = 300
 _KEEP_CONFIGURATION = ("--force-confdef", "--force-confold")
+RECORD = Path("/var/lib/pag/brought-packages.json")
+"""Which packages were not on this machine before they came from a mirror; uninstalling removes no others."""
 
 
 class MirrorAptError(Exception):
@@ -106,7 +109,9 @@ def install(names: Sequence[str], mirror: Mirror) -> None:
     finish_interrupted()
     with _private_options(mirror) as options:
         mirror.check(_needed_files(names, options))
-        _run(
+        # Before they are installed: what is recorded and is not there does no harm.
+        record_brought(_new_packages(names, options))
+        run(
             [
                 "apt-get",
                 *options,
@@ -118,6 +123,33 @@ def install(names: Sequence[str], mirror: Mirror) -> None:
                 *names,
             ]
         )
+
+
+def brought_packages(record: Path | None = None) -> list[str]:
+    """Return the packages that came from a mirror and were not here before, as ``name:architecture``."""
+    record = record or RECORD
+    return sorted(json.loads(record.read_text(encoding="utf-8"))) if record.exists() else []
+
+
+def record_brought(packages: Sequence[str], record: Path | None = None) -> None:
+    """Add *packages* (``name:architecture``) to the record."""
+    write_brought([*brought_packages(record), *packages], record)
+
+
+def write_brought(packages: Sequence[str], record: Path | None = None) -> None:
+    """Make the record say *packages*; there is none where there are no packages."""
+    record = record or RECORD
+    if not packages:
+        record.unlink(missing_ok=True)
+        return
+    record.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    part = record.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as stream:
+        json.dump(sorted(set(packages)), stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.chmod(0o644)
+    part.replace(record)
 
 
 @dataclass(frozen=True)
@@ -158,7 +190,7 @@ def upgrade(mirror: Mirror) -> tuple[Upgrade, ...]:
     with _private_options(mirror) as options:
         mirror.check(_pending_upgrades(options).files)
         before = installed_versions()
-        _run(["apt-get", *options, *_changing_options(), *_UPGRADE, "--yes", "--quiet=2"])
+        run(["apt-get", *options, *_changing_options(), *_UPGRADE, "--yes", "--quiet=2"])
     after = installed_versions()
     changed = sorted(name for name in after if before.get(name) != after[name])
     return tuple(Upgrade(name, before.get(name, ""), after[name]) for name in changed)
@@ -166,7 +198,7 @@ def upgrade(mirror: Mirror) -> tuple[Upgrade, ...]:
 
 def installed_versions() -> dict[str, str]:
     """Return the version of each installed package, by ``name:architecture``."""
-    lines = _run(
+    lines = run(
         ["dpkg-query", "--show", "--showformat=${db:Status-Abbrev}\t${Package}:${Architecture}\t${Version}\n"]
     ).splitlines()
     columns = [line.split("\t") for line in lines]
@@ -174,28 +206,39 @@ def installed_versions() -> dict[str, str]:
 
 
 def _pending_upgrades(options: Sequence[str]) -> Pending:
-    simulated = _run(["apt-get", *options, *_UPGRADE, "--simulate"])
-    matches = [match for line in simulated.splitlines() if (match := _SIMULATED.match(line))]
-    upgrades = {
-        Upgrade(f"{match['name'].partition(':')[0]}:{match['architecture']}", match["old"] or "", match["new"])
-        for match in matches
-    }
+    simulated = run(["apt-get", *options, *_UPGRADE, "--simulate"])
+    upgrades = _simulated(simulated)
     _, _, rest = simulated.partition(f"{_HELD}\n")
     kept_back = " ".join(itertools.takewhile(lambda line: line.startswith("  "), rest.splitlines())).split()
-    printed = _run(["apt-get", *options, *_UPGRADE, "--print-uris", "--quiet=2"])
+    printed = run(["apt-get", *options, *_UPGRADE, "--print-uris", "--quiet=2"])
     ordered = sorted(upgrades, key=lambda entry: entry.name)
     return Pending(tuple(ordered), tuple(_printed_files(printed)), tuple(kept_back))
 
 
+def _new_packages(names: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Return the packages that installing *names* brings to this machine, as ``name:architecture``."""
+    simulated = run(["apt-get", *options, "install", "--simulate", "--no-install-recommends", *names])
+    return sorted(package.name for package in _simulated(simulated) if not package.old)
+
+
+def _simulated(simulated: str) -> set[Upgrade]:
+    """Return the packages that apt would install, from what it prints with ``--simulate``."""
+    matches = [match for line in simulated.splitlines() if (match := _SIMULATED.match(line))]
+    return {
+        Upgrade(f"{match['name'].partition(':')[0]}:{match['architecture']}", match["old"] or "", match["new"])
+        for match in matches
+    }
+
+
 def is_interrupted() -> bool:
     """Return whether an installation was cut short: it leaves packages unconfigured, and apt refuses to go on."""
-    return bool(_run(["dpkg", "--audit"]).strip())
+    return bool(run(["dpkg", "--audit"]).strip())
 
 
 def finish_interrupted() -> None:
     """Configure the packages that an installation which was cut short left unconfigured."""
     if is_interrupted():
-        _run(["dpkg", *_KEEP_CONFIGURATION, "--configure", "--pending"])
+        run(["dpkg", *_KEEP_CONFIGURATION, "--configure", "--pending"])
 
 
 def _changing_options() -> list[str]:
@@ -204,7 +247,7 @@ def _changing_options() -> list[str]:
 
 
 def _needed_files(names: Sequence[str], options: Sequence[str]) -> list[str]:
-    printed = _run(["apt-get", *options, "install", "--print-uris", "--quiet=2", "--no-install-recommends", *names])
+    printed = run(["apt-get", *options, "install", "--print-uris", "--quiet=2", "--no-install-recommends", *names])
     return _printed_files(printed)
 
 
@@ -245,11 +288,12 @@ def _private_options(mirror: Mirror) -> Iterator[list[str]]:
             "APT::Get::Always-Include-Phased-Updates": "true",
         }
         arguments = [f"--option={key}={value}" for key, value in options.items()]
-        _run(["apt-get", *arguments, "update", "--quiet=2"])
+        run(["apt-get", *arguments, "update", "--quiet=2"])
         yield arguments
 
 
-def _run(command: Sequence[str]) -> str:
+def run(command: Sequence[str]) -> str:
+    """Run a command of apt or dpkg, which asks nothing, and return what it prints; raises MirrorAptError."""
     environment = os.environ | {
         "DEBIAN_FRONTEND": "noninteractive",
         "NEEDRESTART_MODE": "l",

@@ -19,7 +19,7 @@ NEW = "pag-worker-3"
 _OTHERS = (SERVER, *CPU_WORKERS)
 
 # What running services write by themselves.
-_ALIVE = r"/(opt/prefect/\.prefect|var/lib/prefect-server|var/cache/prefect-server|var/lib/nginx)(/|$)"
+_ALIVE = r"/(opt/prefect/\.prefect|var/lib/prefect-(server|worker-[cg]pu)|var/cache/prefect-server|var/lib/nginx)(/|$)"
 
 
 @pytest.fixture(scope="module")

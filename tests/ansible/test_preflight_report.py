@@ -55,7 +55,8 @@ def _run(
     (playbooks / "inventory.yml").write_text(yaml.safe_dump(inventory))
     if secrets is not None:
         (playbooks / "secrets.yml").write_text(yaml.safe_dump(secrets))
-    checks = {"pag_root": str(directory / "pag"), "preflight_resolve": [], "preflight_ports": {}} | variables
+    checks = {"pag_root": str(directory / "pag"), "preflight_resolve": [], "preflight_ports": {}}
+    checks |= {"preflight_systemd": False} | variables
     (directory / "variables.yml").write_text(yaml.safe_dump(checks))
     completed = subprocess.run(
         ["ansible-playbook", "test.yml", "--extra-vars", f"@{directory / 'variables.yml'}"],
@@ -107,3 +108,12 @@ def test_nothing_in_the_way_goes_on(tmp_path: Path) -> None:
     status, output = _run(tmp_path, _inventory(), GOOD_SECRETS)
     assert status == 0, output
     assert "nothing is in the way" in output
+
+
+def test_what_was_found_is_printed_when_it_is_asked_for(tmp_path: Path) -> None:
+    """Two names of one machine are no problem, but worth a word."""
+    status, output = _run(tmp_path, _inventory(), GOOD_SECRETS, preflight_report=True)
+    assert status == 0, output
+    assert re.search(rf"server {TARGET} \S* *\d+ \d+ MB", output), output
+    assert "warning: worker: has the /etc/machine-id of server: give it its own, unless both are one machine." in output
+    assert "Nothing is in the way of installing." in output
