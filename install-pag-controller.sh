@@ -14,6 +14,8 @@ readonly root=/opt/pag
 readonly environment=$root/controller-env
 readonly programs=(ansible ansible-config ansible-doc ansible-inventory ansible-playbook ansible-vault)
 readonly program_directory=/usr/local/bin
+readonly pag_command=$program_directory/pag
+readonly playbooks=$root/playbooks
 readonly python=/usr/bin/python3
 readonly lock_file=/run/lock/pag-controller.lock
 readonly bundle_name=pag-software-bundle
@@ -187,6 +189,9 @@ check() {
             fail "$link is another Ansible's: move it away and run this again."
         fi
     done
+    if [[ -e $pag_command || -L $pag_command ]] && ! grep --quiet --fixed-strings install-pag-controller.sh -- "$pag_command"; then
+        fail "$pag_command is another program: move it away and run this again."
+    fi
 }
 
 check_python() {
@@ -259,6 +264,21 @@ link_programs() {
     done
 }
 
+# The operator's command, and where it finds the playbooks when it is called elsewhere.
+install_command() {
+    local source=$root/airgap/pag_command.py
+    if ! cmp --silent -- "$source" "$pag_command"; then
+        # At every moment there is the old one or the new one.
+        install --mode 0755 -- "$source" "$pag_command.new"
+        mv --force -- "$pag_command.new" "$pag_command"
+        changed=yes
+    fi
+    if [[ ! -L $playbooks || $(readlink -- "$playbooks") != "$bundle/ansible" ]]; then
+        ln -sfn -- "$bundle/ansible" "$playbooks"
+        changed=yes
+    fi
+}
+
 say_what_next() {
     if [[ $changed == no ]]; then
         printf '\nThis bundle is installed already; nothing was changed.\n'
@@ -287,6 +307,7 @@ install_bundle() {
     step "installing Ansible"
     install_environment
     link_programs
+    install_command
     count controller finish
     say_what_next
 }
