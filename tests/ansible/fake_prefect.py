@@ -23,6 +23,7 @@ class FakePrefect:
         self.limits: dict[str, dict[str, Any]] = {}
         self.flows: dict[str, str] = {}
         self.deployments: dict[str, dict[str, Any]] = {}
+        self.runs: list[dict[str, Any]] = []
         self.writes: list[tuple[str, str, Any]] = []
 
     def add_deployment(self, flow: str, name: str, **settings: Any) -> dict[str, Any]:
@@ -45,6 +46,11 @@ class FakePrefect:
         if parts[:2] == ["deployments", "name"]:
             found = self.deployments.get("/".join(parts[2:]))
             return (200, found) if found else (404, {"detail": "Deployment not found"})
+        if parts[0] == "flow_runs":
+            return self._runs(parts[1:], body)
+        if method == "DELETE" and len(parts) == 2:
+            self.deployments = {name: entry for name, entry in self.deployments.items() if entry["id"] != parts[1]}
+            return 204, None
         if parts == ["deployments"]:
             flow = next(name for name, identifier in self.flows.items() if identifier == body["flow_id"])
             return 201, self.add_deployment(flow, **{key: body[key] for key in body if key != "flow_id"})
@@ -56,6 +62,24 @@ class FakePrefect:
         else:
             deployment |= body
         return 204, None
+
+    def _runs(self, parts: list[str], body: Any) -> tuple[int, Any]:
+        """Filter runs by deployment and state; a run that is cancelled ends when it is asked for the second time."""
+        if parts[1:] == ["set_state"]:
+            run = next(entry for entry in self.runs if entry["id"] == parts[0])
+            run |= {"state_type": body["state"]["type"], "state_name": body["state"]["type"].capitalize()}
+            return 201, {"status": "ACCEPT"}
+        wanted = body["flow_runs"]
+        found = [
+            dict(run)
+            for run in self.runs
+            if run["deployment_id"] in wanted["deployment_id"]["any_"]
+            and run["state_type"] in wanted["state"]["type"]["any_"]
+        ]
+        for run in self.runs:
+            if run["state_type"] == "CANCELLING":
+                run["state_type"] = "CANCELLED"
+        return 200, found[body["offset"] : body["offset"] + body["limit"]]
 
     def _named(
         self, entries: dict[str, dict[str, Any]], method: str, parts: list[str], body: Any, defaults: dict[str, Any]
@@ -80,9 +104,9 @@ class FakePrefect:
 
 
 @contextmanager
-def running_prefect() -> Iterator[FakePrefect]:
-    """Serve a FakePrefect on a free port of the loopback address."""
-    prefect = FakePrefect()
+def running_prefect(prefect: Any = None) -> Iterator[Any]:
+    """Serve *prefect*, or else a new FakePrefect, on a free port of the loopback address."""
+    prefect = FakePrefect() if prefect is None else prefect
     expected = "Basic " + base64.b64encode(AUTH.encode()).decode()
 
     class Handler(BaseHTTPRequestHandler):

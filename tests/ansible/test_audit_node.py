@@ -280,6 +280,23 @@ def test_deployed_code(tmp_path: Path) -> None:
     }
 
 
+def test_versions_that_are_not_on_record_hold_what_their_name_says(tmp_path: Path) -> None:
+    sha256 = hashlib.sha256(b"pass\n").hexdigest()
+    digest = hashlib.sha256(f"{sha256}  main.py\n".encode()).hexdigest()
+    marker = f"code {digest}\nenvironment debian-12-x86_64 {'a' * 64}\n"
+    version = hashlib.sha256(marker.encode()).hexdigest()[:12]
+    links = {"whole": "flow-" + "a" * 12, "led-away": "flow-" + "b" * 12, "edited": "flow-" + "a" * 12}
+    for flow, environment in links.items():
+        directory = tmp_path / "flows" / flow / version
+        directory.mkdir(parents=True)
+        (directory / "main.py").write_text("pass\n" if flow != "edited" else "import os\n")
+        (directory / ".complete").write_text(marker)
+        (directory / ".environment").symlink_to(f"../../../envs/{environment}")
+    auditor = Auditor({"flows": {}})
+    auditor.audit_flows(tmp_path / "flows")
+    assert {Path(finding.path).parent.name for finding in auditor.findings} == {"led-away", "edited"}
+
+
 STATUS = """\
 Package: tool
 Status: install ok installed

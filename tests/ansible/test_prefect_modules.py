@@ -43,6 +43,7 @@ def _pool(server: FakePrefect, check: bool = False, **params: Any) -> dict[str, 
         "type": "process",
         "description": None,
         "concurrency_limit": None,
+        "paused": None,
         "state": "present",
     }
     return _run(prefect_work_pool, server, check, **(defaults | params))
@@ -90,6 +91,15 @@ def test_pool_limit_can_be_lifted(prefect: FakePrefect) -> None:
     _pool(prefect, concurrency_limit=3)
     assert _pool(prefect, concurrency_limit=-1)["changed"]
     assert prefect.work_pools["cpu-pool"]["concurrency_limit"] is None
+
+
+def test_a_pool_is_paused_and_stays_so_until_it_is_told(prefect: FakePrefect) -> None:
+    _pool(prefect)
+    assert _pool(prefect, paused=True)["changed"]
+    assert not _pool(prefect)["changed"]
+    assert prefect.work_pools["cpu-pool"]["is_paused"]
+    assert _pool(prefect, paused=False)["changed"]
+    assert not prefect.work_pools["cpu-pool"]["is_paused"]
 
 
 def test_pool_in_check_mode_changes_nothing(prefect: FakePrefect) -> None:
@@ -155,7 +165,7 @@ def test_deployment_in_check_mode_changes_nothing(prefect: FakePrefect) -> None:
     _deployment(prefect)
     prefect.writes.clear()
     result = _deployment(prefect, check=True, path=CODE[:-1] + "c")
-    assert result["changes"] == ["path", "pull_steps"]
+    assert result["changes"] == ["job_variables", "path", "pull_steps"]
     assert prefect.writes == []
 
 

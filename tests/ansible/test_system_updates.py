@@ -95,13 +95,13 @@ def test_what_is_on_hold_stays(tmp_path: Path) -> None:
 @NEEDS_APT
 @pytest.mark.usefixtures("status")
 def test_nothing_is_changed_when_a_file_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = mirror_apt._run
+    real = mirror_apt.run
 
     def run(command: list[str]) -> str:
         assert "--yes" not in command
         return "" if command[0] == "dpkg" else real(command)
 
-    monkeypatch.setattr(mirror_apt, "_run", run)
+    monkeypatch.setattr(mirror_apt, "run", run)
     with pytest.raises(MirrorAptError, match=r"pag-old_2\.0_all\.deb is missing"):
         mirror_apt.upgrade(mirror(tmp_path, pag_old="2.0"))
 
