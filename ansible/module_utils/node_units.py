@@ -67,7 +67,10 @@ def parse_units(text: str, monotonic: float) -> list[dict[str, Any]]:
 
 
 def runs_of(control_group: str, processes: Path = Path("/proc")) -> list[str]:
-    """Return the ids of the flow runs whose processes are in a unit's *control_group*; needs root's rights."""
+    """Return the ids of the flow runs whose processes are in a unit's *control_group*; needs root's rights.
+
+    A program that a run left in the background is none: when the run has ended, it is a child of process 1.
+    """
     if not control_group:
         return []
     runs = set()
@@ -75,6 +78,8 @@ def runs_of(control_group: str, processes: Path = Path("/proc")) -> list[str]:
         try:
             groups = (process / "cgroup").read_text(encoding="utf-8").splitlines()
             if not any(_is_in(line.split(":", 2)[-1], control_group) for line in groups):
+                continue
+            if "PPid:\t1" in (process / "status").read_text(encoding="utf-8").splitlines():
                 continue
             variables = (process / "environ").read_bytes().split(b"\0")
         except OSError:

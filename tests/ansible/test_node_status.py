@@ -48,10 +48,11 @@ def test_units_are_those_that_are_installed() -> None:
     assert found[0]["since_seconds"] is None
 
 
-def _process(proc: Path, number: int, group: str, run: str | None) -> None:
+def _process(proc: Path, number: int, group: str, run: str | None, parent: int = 60) -> None:
     process = proc / str(number)
     process.mkdir(parents=True)
     (process / "cgroup").write_text(f"9:name=systemd:{group}\n0::/\n")
+    (process / "status").write_text(f"Name:\tpython\nPPid:\t{parent}\n")
     variables = ["HOME=/opt/prefect"] + ([f"PREFECT__FLOW_RUN_ID={run}"] if run else [])
     (process / "environ").write_bytes(b"\0".join(text.encode() for text in variables) + b"\0")
 
@@ -64,7 +65,9 @@ def test_runs_are_told_by_their_processes(tmp_path: Path) -> None:
     _process(tmp_path, 4, f"/machine.slice/box{group}", "b")
     _process(tmp_path, 5, "/system.slice/prefect-worker-gpu.service", "other")
     (tmp_path / "6").mkdir()  # a process that has ended
-    assert runs_of(group, tmp_path) == ["a", "b"]
+    _process(tmp_path, 7, group, "ended", parent=1)
+    _process(tmp_path, 8, group, "c", parent=10)
+    assert runs_of(group, tmp_path) == ["a", "b", "c"]
     assert runs_of("", tmp_path) == []
 
 
