@@ -57,8 +57,9 @@ def build(
     progress: Progress,
     announce: Callable[[Choice], None],
     sources: Sources | None = None,
+    choice: Choice | None = None,
 ) -> Result:
-    """Build the bundle that *options* ask for and return what was made.
+    """Build the bundle that *options* ask for, with the Python of *choice*, and return what was made.
 
     *announce* is told the choice of Python before anything is fetched. Raises AirgapError; the output is
     then as it was before.
@@ -69,8 +70,9 @@ def build(
         for target in options.targets:
             node_statuses(options.base, target.name)
     sources = sources or Sources.of(options, network)
-    locks = [options.root / LOCK_NAME, *(flow / LOCK_NAME for flow in options.flows)]
-    choice = choose_interpreter(options.python, locks, sources.conda)
+    if choice is None:
+        locks = [options.root / LOCK_NAME, *(flow / LOCK_NAME for flow in options.flows)]
+        choice = choose_interpreter(options.python, locks, sources.conda)
     announce(choice)
     plans = plan_environments(options.root, options.flows, choice.interpreter)
     inputs = Inputs.of(options, choice, network, sources.apt)

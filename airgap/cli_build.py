@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from airgap import __version__
 from airgap.bundle_writer import Written
 from airgap.cache import default_cache
+from airgap.choosing import choose
 from airgap.cli_output import make_progress, say
 from airgap.config import CONFIG_NAME, pixi_mirrors, settings
 from airgap.delta import Base, read_base
@@ -210,13 +211,14 @@ def run(options: argparse.Namespace) -> int:
             say(options.quiet, str(choice))
         choices.add(choice)
 
-    if (repeated := repeat(asked, network, progress, announce, apt_source(asked, network))) is not None:
+    choice = choose(asked, network)
+    if (repeated := repeat(asked, choice, network, progress, announce, apt_source(asked, network))) is not None:
         _say_what_was_written(options.quiet, repeated.digest, repeated.written, repeated.choice)
         return 0
     # Only now: what resolves, fetches and describes takes a while to load.
     from airgap.build import build
 
-    result = build(asked, network, progress, announce)
+    result = build(asked, network, progress, announce, choice=choice)
     if asked.base is not None:
         say(options.quiet, _reliance(result.manifest))
     if asked.system_updates:

@@ -24,7 +24,7 @@ from airgap.errors import VerificationError
 from airgap.hashing import sha256_of_bytes
 from airgap.memory import Memory, digest_of
 from airgap.network import Network
-from airgap.plan import LOCK_NAME, BuildOptions, Choice, choose_interpreter, plan_environments
+from airgap.plan import BuildOptions, Choice, plan_environments
 from airgap.progress import Progress
 from airgap.sources.apt import Answer, AptSource, packages_of
 from airgap.sources.files import INSTALLER_NAME, checkout_files, flow_files
@@ -45,16 +45,17 @@ class Repeated:
 
 
 def repeat(
-    options: BuildOptions, network: Network, progress: Progress, announce: Callable[[Choice], None], apt: AptSource
+    options: BuildOptions,
+    choice: Choice,
+    network: Network,
+    progress: Progress,
+    announce: Callable[[Choice], None],
+    apt: AptSource,
 ) -> Repeated | None:
     """Write the bundle that *options* ask for, if it was built before and would be the same; else return None.
 
     *apt* tells of the archives. *announce* is told the choice of Python before anything is written.
     """
-    locks = [options.root / LOCK_NAME, *(flow / LOCK_NAME for flow in options.flows)]
-    if options.python != "system" and any(lock.is_file() for lock in locks):
-        return None  # the channels would have to be asked
-    choice = choose_interpreter("system" if options.python == "system" else "auto", locks, _NoChannels())
     inputs = Inputs.of(options, choice, network, apt)
     if inputs is None or (answers := inputs.answers()) is None:
         return None
@@ -94,16 +95,6 @@ def _confirmed(blocks: Iterator[bytes], current: Future[bool]) -> Iterator[bytes
     yield from blocks
     if not current.result():
         raise _ChangedError
-
-
-class _NoChannels:
-    """For a choice that asks no channels."""
-
-    def channels_of(self, locks: Sequence[Path]) -> list[str]:
-        return []
-
-    def answers(self, url: str, timeout: float) -> str | None:
-        return None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from servers import FileServer, serve
 from wheels import lock_line, make_wheel, simple_page
 
 from airgap.build import Result, build
+from airgap.choosing import choose
 from airgap.hashing import sha256_of_bytes
 from airgap.network import Network
 from airgap.plan import BuildOptions
@@ -106,7 +107,8 @@ class World:
 
     def repeat(self, apt: AptSource | None = None, **changes: object) -> Repeated | None:
         options = replace(self.options, **changes)  # type: ignore[arg-type]
-        return repeat(options, self.network, Progress(), lambda choice: None, apt or FakeApt(self.server.url))
+        choice = choose(options, self.network)
+        return repeat(options, choice, self.network, Progress(), lambda choice: None, apt or FakeApt(self.server.url))
 
 
 @contextmanager

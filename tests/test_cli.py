@@ -171,7 +171,7 @@ def test_a_dry_run_of_a_delta_prints_what_would_travel_by_kind(
     with small_world(tmp_path) as world:
         base = read_base(have)
         result = world.build(base=base, dry_run=True)
-        monkeypatch.setattr("airgap.build.build", lambda *_arguments: result)
+        monkeypatch.setattr("airgap.build.build", lambda *_arguments, choice: result)
         monkeypatch.setattr(
             cli_build, "build_options", lambda _options: replace(world.options, base=base, dry_run=True)
         )

@@ -56,6 +56,19 @@ def test_volumes_too(world: World) -> None:
     assert {path.name: path.read_bytes() for path in world.options.output.parent.iterdir()} == before
 
 
+def test_where_no_channel_answers_the_choice_is_the_same_again(world: World) -> None:
+    channels = "    channels:\n    - url: http://127.0.0.1:9/none\n    packages: {}\n"
+    (world.root / "pixi.lock").write_text(f"version: 6\nenvironments:\n  default:\n{channels}packages: []\n")
+    digest = world.build(python="auto").digest
+    repeated = world.repeat(python="auto")
+    assert repeated is not None
+    assert (repeated.choice.interpreter, repeated.digest) == ("system", digest)
+    # Where one answers, there is a channel to ask for more than that.
+    channel = world.root / "channel"
+    channel.mkdir()
+    assert world.repeat(python="auto", channels={"http://127.0.0.1:9/none": (channel.as_uri(),)}) is None
+
+
 def test_the_size_of_blocks_does_not_change_the_bytes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.build()
     before = world.options.output.read_bytes()
