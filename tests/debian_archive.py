@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,4 +82,11 @@ def write_archive(
 def gpg(home: Path, *arguments: str) -> None:
     """Run gpg with the keys in *home*, and end the agent that it leaves behind."""
     subprocess.run(["gpg", "--homedir", str(home), "--batch", "--yes", *arguments], check=True, capture_output=True)
-    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)
+    config = ["gpgconf", "--homedir", str(home)]
+    subprocess.run([*config, "--kill", "all"], check=True)
+    # It ends a moment later. Whoever calls gpg meanwhile is let down by an agent that is about to go.
+    listed = subprocess.run([*config, "--list-dirs", "agent-socket"], check=True, capture_output=True, text=True).stdout
+    deadline = time.monotonic() + 10
+    while Path(listed.strip()).exists():
+        assert time.monotonic() < deadline, "gpg's agent does not end"
+        time.sleep(0.01)
