@@ -5,12 +5,14 @@ import subprocess
 import threading
 import time
 from dataclasses import replace
-from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+import requests
 from servers import FileServer, serve
+from urllib3.util import create_urllib3_context
 
+from airgap import sessions
 from airgap.cache import Cache
 from airgap.errors import DownloadError
 from airgap.fetch import Fetcher
@@ -18,7 +20,7 @@ from airgap.hashing import sha256_of_bytes
 from airgap.network import Network, NetworkOptions
 from airgap.progress import Progress
 from airgap.sources.interface import Download
-from airgap.transfer import FetchOptions
+from airgap.transfer import FetchOptions, Transfer, retry_after
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB: several blocks
 
@@ -224,24 +226,43 @@ def test_a_server_that_continues_at_another_place_is_asked_for_the_whole_file(
 
 
 def test_a_server_that_stalls_is_left_and_continued(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    stall = threading.Event()
+    stall, pause = threading.Event(), Transfer._pause
+
+    def stall_no_more(*arguments: object) -> None:
+        stall.set()
+        pause(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Transfer, "_pause", stall_no_more)
     with serve(files={"/a": CONTENT}, stall=stall) as server:
-        monkeypatch.setattr(Progress, "note", lambda self, text: stall.set())
-        options = FetchOptions(workers=1, attempts=3, first_pause=2)
+        options = FetchOptions(workers=1, attempts=3, first_pause=0.01)
         wanted = download(f"{server.url}/a")
         fetched = Fetcher(cache, Network(timeout=0.3), Progress(), options).fetch([wanted])
         assert fetched[wanted.path].read_bytes() == CONTENT
     assert server.requests[-1][1]["range"] == f"bytes={len(CONTENT) // 2}-"
 
 
-@pytest.mark.parametrize("value", ["1", "later"])
-def test_a_server_that_asks_to_wait_is_waited_for(cache: Cache, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if value == "later":
-        value = formatdate(time.time() + 2, usegmt=True)
-    with serve(files={"/a": CONTENT}, statuses=[429], retry_after=value) as server:
+def test_a_server_that_asks_to_wait_is_waited_for(cache: Cache) -> None:
+    with serve(files={"/a": CONTENT}, statuses=[429], retry_after="1") as server:
         started = time.monotonic()
         fetcher(cache).fetch([download(f"{server.url}/a")])
     assert 0.9 <= time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7),
+        ("3600", 300),
+        ("", 0),
+        ("soon", 0),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 300),
+        ("Fri, 01 Jan 2021 00:00:00 GMT", 0),
+    ],
+)
+def test_how_long_a_server_asks_to_wait(value: str, seconds: float) -> None:
+    response = requests.Response()
+    response.headers["Retry-After"] = value
+    assert retry_after(response) == seconds
 
 
 class Notes(Progress):
@@ -337,28 +358,56 @@ def test_files_come_through_the_proxy_that_was_named(cache: Cache) -> None:
     assert proxy.requests[0][0] == wanted.url
 
 
-def test_a_certificate_counts_when_its_authority_was_named(cache: Cache, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A server's certificate with its key, and the certificate alone."""
     if shutil.which("openssl") is None:
         pytest.skip("needs openssl")
-    both, authority = tmp_path / "both.pem", tmp_path / "ca.pem"
+    directory = tmp_path_factory.mktemp("certificate")
+    both, authority = directory / "both.pem", directory / "ca.pem"
+    # fmt: off
     command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+        "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", both, "-out", authority,
     ]
-    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", both, "-out", authority]
+    # fmt: on
     subprocess.run(command, check=True, capture_output=True)
     both.write_bytes(both.read_bytes() + authority.read_bytes())
+    return both, authority
+
+
+def test_a_certificate_counts_when_its_authority_was_named(cache: Cache, certificate: tuple[Path, Path]) -> None:
+    both, authority = certificate
     with serve(files={"/a": CONTENT}, certificate=both) as server:
         wanted = download(f"{server.url}/a")
         with pytest.raises(DownloadError, match=r"the certificate is not trusted here\): .*--ca-file"):
             fetcher(cache).fetch([wanted])
         network = Network(timeout=5).with_options(NetworkOptions(ca_file=authority))
         assert Fetcher(cache, network).fetch([wanted])
+
+
+def test_certificates_are_read_once_for_all_connections(
+    cache: Cache, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, authority = certificate
+    made: list[object] = []
+    sessions._read_context.cache_clear()
+    monkeypatch.setattr(sessions, "create_urllib3_context", lambda: made.append(create_urllib3_context()) or made[-1])
+    contents = {f"/{number}": f"{number}".encode() for number in range(8)}
+    with serve(files=contents, certificate=both) as server:
+        network = Network(timeout=5).with_options(NetworkOptions(ca_file=authority))
+        wanted = [download(f"{server.url}{path}", content, name=f"{path}.whl") for path, content in contents.items()]
+        assert len(Fetcher(cache, network).fetch(wanted)) == 8
+    assert len(made) == 1
+
+
+def test_a_file_without_certificates_is_named(cache: Cache, certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    both, _ = certificate
+    (tmp_path / "empty.pem").write_bytes(b"")
+    network = Network(timeout=5).with_options(NetworkOptions(ca_file=tmp_path / "empty.pem"))
+    fetcher = Fetcher(cache, network, options=FetchOptions(attempts=1))
+    with (
+        serve(files={"/a": CONTENT}, certificate=both) as server,
+        pytest.raises(DownloadError, match="the encrypted connection failed"),
+    ):
+        fetcher.fetch([download(f"{server.url}/a")])
