@@ -136,6 +136,7 @@ class Fetching:
         self._hash_hits = hash_hits
         # The largest first: at the end all threads are still busy.
         self._queue: queue.PriorityQueue[tuple[int, str]] = queue.PriorityQueue()
+        self._marks: dict[str, object] = {}
         self._downloads: dict[str, Download] = {}
         self._paths: dict[str, Path] = {}
         self._missing: dict[str, Download] = {}
@@ -152,11 +153,13 @@ class Fetching:
         return tuple(sorted(self._missing.values(), key=lambda download: download.path))
 
     def add(self, downloads: Iterable[Download]) -> None:
-        """Fetch *downloads* too, each hash once; raise what made an earlier one fail."""
+        """Fetch *downloads* too, each hash once; raise what made an earlier one fail. May be called by any thread."""
         self._raise_failure()
         for download in downloads:
             self._paths[download.path] = self._cache.path(download.sha256)
-            if download.sha256 not in self._downloads:
+            # In one step: whoever finds its own mark was the first.
+            mark = object()
+            if self._marks.setdefault(download.sha256, mark) is mark:
                 self._downloads[download.sha256] = download
                 self._queue.put((-(download.size or 0), download.sha256))
 

@@ -128,7 +128,7 @@ def resolve(
         return downloads
 
     def environment(work: tuple[EnvironmentPlan, Target]) -> Resolved:
-        resolved = resolve_environment(*work, sources)
+        resolved = resolve_environment(*work, sources, found)
         found(resolved.downloads)
         return resolved
 
@@ -142,7 +142,10 @@ def resolve(
         update_futures = [apt_pool.submit(updates, target) for target in options.targets if options.system_updates]
         environments = pool.map(environment, [(plan, target) for plan in plans for target in options.targets])
         (collections,) = sources.wheels.resolve(
-            options.root / "requirements" / "collections.txt", options.targets[0], options.targets[0].release.python
+            options.root / "requirements" / "collections.txt",
+            options.targets[0],
+            options.targets[0].release.python,
+            found,
         )
         extras = _extras(options, sources)
         found([collections, *extras])
@@ -176,13 +179,18 @@ def _extras(options: BuildOptions, sources: Sources) -> list[Download]:
     return _unique(downloads)
 
 
-def resolve_environment(plan: EnvironmentPlan, target: Target, sources: Sources) -> Resolved:
-    """Return what the environment of *plan* is made of on *target*."""
+def resolve_environment(
+    plan: EnvironmentPlan,
+    target: Target,
+    sources: Sources,
+    found: Callable[[Iterable[Download]], None] = lambda downloads: None,
+) -> Resolved:
+    """Return what the environment of *plan* is made of on *target*; *found* is told of wheels as they are found."""
     if plan.interpreter == "conda":
         locked = sources.conda.resolve(plan.lock, PIXI_ENVIRONMENT, target)
         return Resolved(plan, target, locked.python, (*locked.conda, *locked.wheels))
     python = target.release.python
-    wheels = tuple(sources.wheels.resolve(plan.lock, target, python))
+    wheels = tuple(sources.wheels.resolve(plan.lock, target, python, found))
     # The toolkit is unzipped, by the node's Python: it is what installs environments.
     generated = () if plan.name == TOOLKIT else (system_python_package(target),)
     return Resolved(plan, target, python, wheels, generated)

@@ -7,11 +7,12 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import requests
@@ -24,6 +25,7 @@ from airgap.sources.interface import Download
 from airgap.sources.requirements_file import LockedRequirement
 from airgap.transfer import retry_after
 
+_T = TypeVar("_T")
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _WORKERS = 16
 _ATTEMPTS = 4
@@ -69,21 +71,28 @@ class PackageIndex:
         self._failed: dict[str, str] = {}
         """Why an index is not asked any more, by its address."""
 
-    def files(self, requirements: Sequence[LockedRequirement]) -> dict[str, list[IndexFile]]:
-        """Return, by name, the files of *requirements* whose hashes their lock accepts.
+    def choose(
+        self, requirements: Sequence[LockedRequirement], choice: Callable[[LockedRequirement, list[IndexFile]], _T]
+    ) -> list[_T]:
+        """Return what *choice* makes of each of *requirements* and the files whose hashes its lock accepts.
 
-        Raises ResolutionError when none of the indexes has them.
+        *choice* is called by any thread, as soon as the index has answered. Raises ResolutionError when none of the
+        indexes has such files, and what *choice* raises.
         """
-        futures = [self._pool.submit(self._files_of, requirement) for requirement in requirements]
+
+        def chosen(requirement: LockedRequirement) -> _T:
+            return choice(requirement, self.files(requirement))
+
+        futures = [self._pool.submit(chosen, requirement) for requirement in requirements]
         try:
-            found = [future.result() for future in futures]
-            return {requirement.name: files for requirement, files in zip(requirements, found, strict=True)}
+            return [future.result() for future in futures]
         finally:
             # Not to wait for answers that nobody wants any more: after an error, or when the user interrupts.
             for future in futures:
                 future.cancel()
 
-    def _files_of(self, requirement: LockedRequirement) -> list[IndexFile]:
+    def files(self, requirement: LockedRequirement) -> list[IndexFile]:
+        """Return the files of *requirement* whose hashes its lock accepts; errors as in :meth:`choose`."""
         remembered = self._cache / f"{self._key(requirement)}.json"
         try:
             return [IndexFile(**entry) for entry in json.loads(remembered.read_text(encoding="utf-8"))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from packaging.tags import Tag, compatible_tags, cpython_tags
@@ -26,15 +26,27 @@ class WheelSource(Source):
     def __init__(self, index: PackageIndex) -> None:
         self._index = index
 
-    def resolve(self, requirements: Path, target: Target, python: str) -> list[Download]:
+    def resolve(
+        self,
+        requirements: Path,
+        target: Target,
+        python: str,
+        found: Callable[[Iterable[Download]], None] = lambda downloads: None,
+    ) -> list[Download]:
         """Return the wheels of the lock at *requirements* for *target* and the interpreter version *python*.
 
-        Raises LockError when the lock is no lock, and ResolutionError when a release has no wheel that fits.
+        *found* is told of each as soon as it is known, by any thread. Raises LockError when the lock is no lock, and
+        ResolutionError when a release has no wheel that fits.
         """
         locked = read_requirements(requirements, marker_environment(target, python))
         ranking = {tag: rank for rank, tag in enumerate(wheel_tags(target, python))}
-        files = self._index.files(locked)
-        return [_choose(requirement, files[requirement.name], ranking, target, python) for requirement in locked]
+
+        def choose(requirement: LockedRequirement, files: Sequence[IndexFile]) -> Download:
+            wheel = _choose(requirement, files, ranking, target, python)
+            found([wheel])
+            return wheel
+
+        return self._index.choose(locked, choose)
 
     def versions(self, requirements: Path, target: Target, python: str) -> dict[str, str]:
         """Return the versions that the lock at *requirements* has for *target*, by name; raises LockError."""

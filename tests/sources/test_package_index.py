@@ -60,16 +60,16 @@ def test_refuses_json_of_another_kind(content: bytes) -> None:
 
 def test_an_answer_is_remembered_without_the_network(tmp_path: Path) -> None:
     with serve(files={"/simple/a/": simple_page({NAME: WHEEL})}) as server:
-        first = index(f"{server.url}/simple", tmp_path).files([LOCKED])
+        first = index(f"{server.url}/simple", tmp_path).files(LOCKED)
         url = server.url
-    assert first["a"][0].url == f"{url}/files/{NAME}"
-    assert index(f"{url}/simple", tmp_path).files([LOCKED]) == first
+    assert first[0].url == f"{url}/files/{NAME}"
+    assert index(f"{url}/simple", tmp_path).files(LOCKED) == first
 
 
 def test_addresses_with_credentials_are_not_remembered(tmp_path: Path) -> None:
     with serve(files={"/simple/a/": simple_page({NAME: WHEEL})}) as server:
         address = server.url.replace("//", "//me:secret@") + "/simple"
-        assert index(address, tmp_path).files([LOCKED])
+        assert index(address, tmp_path).files(LOCKED)
     assert not list(tmp_path.rglob("*.json"))
 
 
@@ -79,7 +79,7 @@ def test_further_indexes_are_asked_when_the_first_has_it_not(tmp_path: Path) -> 
     (page / "index.html").write_bytes(simple_page({NAME: WHEEL}))
     with serve() as server:
         network = Network(indexes=(f"{server.url}/simple", (tmp_path / "more").as_uri()), timeout=5)
-        (file,) = PackageIndex(network, tmp_path / "cache").files([LOCKED])["a"]
+        (file,) = PackageIndex(network, tmp_path / "cache").files(LOCKED)
     assert file.url == f"{tmp_path.as_uri()}/files/{NAME}"
 
 
@@ -88,12 +88,12 @@ def test_files_with_other_hashes_are_as_good_as_none(tmp_path: Path) -> None:
         serve(files={"/simple/a/": simple_page({NAME: b"other"})}) as server,
         pytest.raises(ResolutionError, match="a 1: the package index has none of the files"),
     ):
-        index(f"{server.url}/simple", tmp_path).files([LOCKED])
+        index(f"{server.url}/simple", tmp_path).files(LOCKED)
 
 
 def test_an_index_that_refuses_is_named_without_credentials(tmp_path: Path) -> None:
     with serve(statuses=[401]) as server, pytest.raises(ResolutionError, match="answered 401") as raised:
-        index(server.url.replace("//", "//me:secret@") + "/simple", tmp_path).files([LOCKED])
+        index(server.url.replace("//", "//me:secret@") + "/simple", tmp_path).files(LOCKED)
     assert "secret" not in str(raised.value)
 
 
@@ -102,7 +102,7 @@ PORTAL = b"<!DOCTYPE html><html><body><a href='/login'>Please log in</a></body><
 
 def test_a_login_page_is_named(tmp_path: Path) -> None:
     with serve(page=PORTAL) as server, pytest.raises(ResolutionError) as raised:
-        index(f"{server.url}/simple", tmp_path).files([LOCKED])
+        index(f"{server.url}/simple", tmp_path).files(LOCKED)
     assert f"{server.url} sent a web page that is no list of files, as a network's login page would be" in str(
         raised.value
     )
@@ -122,9 +122,9 @@ def test_an_index_that_fails_is_left_for_the_next_one(tmp_path: Path, manners: d
     with serve(**manners) as bad, serve(files=pages) as good:
         network = Network(indexes=(f"{bad.url}/simple", f"{good.url}/simple"), timeout=5)
         source = PackageIndex(network, tmp_path)
-        assert source.files(locked[:1])["a"][0].url.startswith(good.url)
+        assert source.files(locked[0])[0].url.startswith(good.url)
         asked = len(bad.requests)
-        assert source.files(locked[1:])["b"]
+        assert source.files(locked[1])
         assert len(bad.requests) == asked
 
 
@@ -132,7 +132,7 @@ def test_a_page_is_asked_for_once(tmp_path: Path) -> None:
     with serve(files={"/simple/a/": simple_page({NAME: WHEEL})}) as server:
         source = index(f"{server.url}/simple", tmp_path)
         with ThreadPoolExecutor(4) as pool:
-            assert all(found["a"] for found in pool.map(source.files, [[LOCKED]] * 4))
+            assert all(pool.map(source.files, [LOCKED] * 4))
     assert len(server.requests) == 1
 
 
@@ -141,7 +141,7 @@ def test_a_wheel_that_one_index_does_not_give_comes_from_the_next(tmp_path: Path
     with serve(files=page) as broken, serve(files=page | {f"/files/{NAME}": WHEEL}) as whole:
         network = Network(indexes=(f"{broken.url}/simple", f"{whole.url}/simple"), timeout=5)
         packages = PackageIndex(network, tmp_path)
-        (file,) = packages.files([LOCKED])["a"]
+        (file,) = packages.files(LOCKED)
         assert file.url.startswith(broken.url)
         assert not whole.requests
         wheel = Download(file.url, f"mirror/pypi/{NAME}", file.sha256, None, "wheel", "a", "1")

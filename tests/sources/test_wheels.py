@@ -7,8 +7,10 @@ from wheels import lock_line
 
 from airgap.errors import LockError, ResolutionError
 from airgap.hashing import sha256_of_bytes
+from airgap.network import Network
 from airgap.sources.interface import Download
 from airgap.sources.package_index import IndexFile, PackageIndex
+from airgap.sources.requirements_file import LockedRequirement
 from airgap.sources.wheels import WheelSource, marker_environment, wheel_tags
 from airgap.targets import parse_target
 
@@ -17,14 +19,11 @@ DEBIAN_12 = parse_target("debian-12")
 
 class FakeIndex(PackageIndex):
     def __init__(self, names: list[str]) -> None:
+        super().__init__(Network(), Path("none"))
         self.names = names
 
-    def files(self, requirements: object) -> dict[str, list[IndexFile]]:
-        return {
-            "a": [
-                IndexFile(name, f"https://i.invalid/{name}", sha256_of_bytes(name.encode()), 1) for name in self.names
-            ]
-        }
+    def files(self, requirement: LockedRequirement) -> list[IndexFile]:
+        return [IndexFile(name, f"https://i.invalid/{name}", sha256_of_bytes(name.encode()), 1) for name in self.names]
 
 
 def choose(tmp_path: Path, names: list[str], target: str = "debian-12", python: str = "3.11") -> str:
