@@ -1,9 +1,10 @@
-"""Addresses as they may be shown: without credentials."""
+"""Addresses: as they may be shown, without credentials; and those of files on this machine."""
 
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 _ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
 # Package servers take tokens as a path segment after /t/.
@@ -53,6 +54,12 @@ def origin(url: str) -> str:
     if parts.scheme == "file":
         return parts.path
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def local_path(url: str) -> Path | None:
+    """Return the file that a file: URL names; None for other URLs."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 def has_credentials(text: str) -> bool:

@@ -1,4 +1,8 @@
-"""Builds a bundle: plan, resolve, fetch, describe, write."""
+"""Builds a bundle: plan, resolve, fetch, describe, write.
+
+apt has the longest way to go, through signatures and lists of all packages there are, and it goes that in processes of
+its own: it begins first. What takes a while to load is loaded while apt, and then the network, are at work.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,27 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airgap.archive import blocks_after, head_of
-from airgap.assemble import Facts, assemble, describe, with_signature
 from airgap.bundle_writer import check_room, write_bundle
 from airgap.cache import Cache
+from airgap.choosing import choose
 from airgap.delta import Base, node_statuses
 from airgap.errors import VerificationError
-from airgap.fetch import Fetcher
-from airgap.licences import read_ahead, read_licences
 from airgap.manifest import Manifest
 from airgap.network import Network
-from airgap.plan import LOCK_NAME, BuildOptions, Choice, EnvironmentPlan, choose_interpreter, plan_environments
+from airgap.plan import BuildOptions, Choice, EnvironmentPlan, plan_environments
 from airgap.progress import Progress
 from airgap.repeat import Inputs, remember
-from airgap.resolve import Contents, Sources, check_prefect_versions, resolve
 from airgap.signature import check_key
+from airgap.sources.apt import apt_source, packages_of
 from airgap.sources.files import INSTALLER_NAME
 from airgap.sources.interface import Download
+
+if TYPE_CHECKING:
+    from airgap.fetch import Fetcher
+    from airgap.resolve import Contents, Sources
 
 
 @dataclass(frozen=True)
@@ -69,13 +76,28 @@ def build(
     if options.system_updates:
         for target in options.targets:
             node_statuses(options.base, target.name)
-    sources = sources or Sources.of(options, network)
-    if choice is None:
-        locks = [options.root / LOCK_NAME, *(flow / LOCK_NAME for flow in options.flows)]
-        choice = choose_interpreter(options.python, locks, sources.conda)
+    choice = choice or choose(options, network)
     announce(choice)
     plans = plan_environments(options.root, options.flows, choice.interpreter)
-    inputs = Inputs.of(options, choice, network, sources.apt)
+    apt = sources.apt if sources is not None else apt_source(options)
+    with apt.ahead(packages_of(options.root, options.extra_debs), options.targets):
+        from airgap.resolve import Sources
+
+        sources = sources or Sources.of(options, network, apt)
+        return _build(options, choice, plans, network, sources, progress)
+
+
+def _build(
+    options: BuildOptions,
+    choice: Choice,
+    plans: Sequence[EnvironmentPlan],
+    network: Network,
+    sources: Sources,
+    progress: Progress,
+) -> Result:
+    from airgap.fetch import Fetcher
+    from airgap.resolve import check_prefect_versions, resolve
+
     cache = Cache(options.cache)
     fetcher = Fetcher(cache, network, progress, elsewhere=sources.wheels.elsewhere)
     check_prefect_versions(plans, options.targets, sources)
@@ -86,11 +108,15 @@ def build(
         def found(downloads: Iterable[Download]) -> None:
             fetching.add(download for download in downloads if not _is_there(download, options.base))
 
+        inputs = Inputs.of(options, choice, network, sources.apt)
         contents = resolve(options, plans, sources, progress, found)
         travelling = _travelling(options, contents)
         packages = [download for download in travelling if download is not contents.collections]
         _check_room(options, packages, fetcher.known_sizes(travelling), cache)
         with progress.step(f"Fetching {len(travelling)} files, of those that the cache lacks"):
+            from airgap.assemble import Facts, assemble, describe, with_signature
+            from airgap.licences import read_licences
+
             fetched = fetching.finish()
 
     def write(missing: Sequence[Download]) -> Result:
@@ -135,8 +161,13 @@ def _reading_licences(cache: Cache) -> Iterator[Callable[[Download], None]]:
     """Yield what to tell of packages that have arrived: their licences are read while others arrive."""
     pool = ThreadPoolExecutor(os.cpu_count())
 
+    def read(package: Download) -> None:
+        from airgap.licences import read_ahead
+
+        read_ahead(package, cache)
+
     def arrived(package: Download) -> None:
-        pool.submit(read_ahead, package, cache)
+        pool.submit(read, package)
 
     try:
         yield arrived
@@ -178,6 +209,9 @@ def _dry_run(
     progress: Progress,
 ) -> Result:
     """Return what a build would make, without fetching anything."""
+    from airgap.assemble import Facts, describe
+    from airgap.resolve import resolve
+
     contents = resolve(options, plans, sources, progress)
     travelling = _travelling(options, contents)
     with progress.step("Looking into the cache"):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
-import platform
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,21 +16,21 @@ from airgap.cache import default_cache
 from airgap.choosing import choose
 from airgap.cli_output import make_progress, say
 from airgap.config import CONFIG_NAME, pixi_mirrors, settings
-from airgap.delta import Base, read_base
 from airgap.errors import UsageError
 from airgap.manifest import PACKAGE_KINDS, Kind, Manifest
 from airgap.network import Network, NetworkOptions, pip_network
 from airgap.plan import PIXI_ENVIRONMENT, BuildOptions, Choice, find_flows
 from airgap.progress import human_size
 from airgap.repeat import repeat
-from airgap.sources.apt import apt_source, host_proxies
+from airgap.sources.apt import apt_source
 from airgap.sources.apt_archives import AptRepository
+from airgap.sources.apt_root import host_proxies
 from airgap.sources.conda_extra import CondaExtra
 from airgap.targets import RELEASES, Target, host_target, parse_target
-from airgap.volumes import parse_size
 
 if TYPE_CHECKING:
     from airgap.build import Result
+    from airgap.delta import Base
     from airgap.resolve import Contents
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -201,9 +198,6 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Build, or say what would be built; return the exit status."""
     asked = build_options(options)
-    if not asked.cache.joinpath("remembered").is_dir():
-        # The first build: what resolves and fetches takes as long to load as pip takes to answer.
-        threading.Thread(target=importlib.import_module, args=("airgap.build",), daemon=True).start()
     network, progress, choices = network_of(asked), make_progress(options.quiet), set[Choice]()
 
     def announce(choice: Choice) -> None:
@@ -212,12 +206,14 @@ def run(options: argparse.Namespace) -> int:
         choices.add(choice)
 
     choice = choose(asked, network)
-    if (repeated := repeat(asked, choice, network, progress, announce, apt_source(asked, network))) is not None:
+    if (repeated := repeat(asked, choice, network, progress, announce, apt_source(asked))) is not None:
         _say_what_was_written(options.quiet, repeated.digest, repeated.written, repeated.choice)
         return 0
     # Only now: what resolves, fetches and describes takes a while to load.
     from airgap.build import build
 
+    if not asked.network.proxy:
+        network = replace(network, deb_proxies=host_proxies())
     result = build(asked, network, progress, announce, choice=choice)
     if asked.base is not None:
         say(options.quiet, _reliance(result.manifest))
@@ -296,14 +292,21 @@ def build_options(options: argparse.Namespace, flows: tuple[Path, ...] | None = 
         base=base,
         system_updates=given.get("system-updates", False),
         sign_key=_path(given, "sign-key"),
-        split_size=parse_size(given["split-size"]) if "split-size" in given else None,
+        split_size=_split_size(given),
     )
 
 
+def _split_size(given: Mapping[str, Any]) -> int | None:
+    if "split-size" not in given:
+        return None
+    from airgap.volumes import parse_size
+
+    return parse_size(given["split-size"])
+
+
 def network_of(asked: BuildOptions) -> Network:
-    """Return how *asked* reaches the network: as its options say, else as pip and apt are configured."""
-    network = pip_network(asked.cache).with_options(asked.network)
-    return network if asked.network.proxy else replace(network, deb_proxies=host_proxies())
+    """Return how *asked* reaches the network: as its options say, else as pip is configured."""
+    return pip_network(asked.cache).with_options(asked.network)
 
 
 def _base(since: Path | None, signers: Path | None) -> Base | None:
@@ -311,6 +314,8 @@ def _base(since: Path | None, signers: Path | None) -> Base | None:
         if signers is not None:
             raise UsageError("--have-signers checks the file that --since names: give both.")
         return None
+    from airgap.delta import read_base
+
     return read_base(since, signers)
 
 
@@ -319,7 +324,7 @@ def _path(table: Mapping[str, Any], key: str) -> Path | None:
 
 
 def _targets(names: Sequence[str]) -> tuple[Target, ...]:
-    architecture = platform.machine()
+    architecture = os.uname().machine
     if not names:
         return (host_target(architecture),)
     return tuple(dict.fromkeys(parse_target(name, architecture) for name in names))

@@ -7,22 +7,16 @@ Every key is an option of the command line too, which goes before it. Both becom
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import shlex
-import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from airgap.addresses import has_credentials, redact
 from airgap.errors import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from airgap.toml import read_toml
 
 CONFIG_NAME = "bundle.toml"
 COMMAND_LINE = "the command line"
@@ -78,7 +72,7 @@ def settings(options: argparse.Namespace, root: Path, wanted: Collection[str] | 
 def read_config(path: Path) -> dict[str, Any]:
     """Return what the file at *path* says, checked; its paths, which start where the file is, become absolute."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = read_toml(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}): name the file with --config.") from error
     except ValueError as error:  # of the text, or of its encoding
@@ -99,7 +93,7 @@ def pixi_mirrors(checkout: Path, places: Iterable[str] = _PIXI_PLACES) -> dict[s
     mirrors: dict[str, list[str]] = {}
     for path in (*(Path(place.format(**values)) for place in places), checkout / ".pixi" / "config.toml"):
         try:
-            found = tomllib.loads(path.read_text(encoding="utf-8")).get("mirrors", {})
+            found = read_toml(path).get("mirrors", {})
         except OSError:
             continue
         except ValueError as error:
@@ -149,6 +143,8 @@ def _sentence(error: Any) -> str:
     if error.validator == "additionalProperties" and error.schema.get("additionalProperties") is False:
         known = list(error.schema["properties"])
         name = next(key for key in error.instance if key not in known)
+        import difflib
+
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         within = f" in {place}" if place else ""
         advice = f"write {near[0]}." if near else f"the keys{within} are {', '.join(known)}."

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import requests
 
+from airgap.addresses import local_path
 from airgap.cache import Cache
 from airgap.network import Network
 from airgap.progress import Progress
 from airgap.sources.interface import Download
-from airgap.transfer import FetchOptions, Situation, Transfer, content_length, local_path
+from airgap.transfer import FetchOptions, Situation, Transfer, content_length
 
 # A main thread that waits without end would not see Ctrl-C.
 _SECONDS_BETWEEN_LOOKS = 0.5

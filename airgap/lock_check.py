@@ -6,7 +6,6 @@ Looks at what the manifest asks for itself: what packages ask of each other is l
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,7 @@ from airgap.locks import LockedPackages, read_lock
 from airgap.sources.requirements_file import read_requirements
 from airgap.sources.wheels import marker_environment
 from airgap.targets import Target
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from airgap.toml import read_toml
 
 PIXI_MANIFEST = "pixi.toml"
 PYPROJECT = "pyproject.toml"
@@ -96,7 +91,7 @@ def _read_manifest(directory: Path) -> tuple[Path, dict[str, Any]] | None:
         if not path.is_file():
             continue
         try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
+            document = read_toml(path)
         except (OSError, ValueError) as error:
             raise LockError(f"{path} cannot be read ({error}): mend it, and run pixi lock.") from error
         if name == PIXI_MANIFEST:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from airgap.addresses import redact
-from airgap.delta import Base
 from airgap.environment import Interpreter
 from airgap.errors import ResolutionError, UsageError
 from airgap.network import NetworkOptions
 from airgap.sources.apt_archives import AptRepository
 from airgap.sources.conda_extra import CondaExtra
 from airgap.targets import Target
+from airgap.toml import read_toml
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+if TYPE_CHECKING:
+    from airgap.delta import Base
 
 BASE = "prefect"
 CONTROLLER = "controller"
@@ -197,7 +194,7 @@ def check_flow_names(flows: Iterable[Path]) -> None:
 def _conda_packages(manifest: Path) -> list[str]:
     """Return the conda dependencies that pixi.toml names, Python left out."""
     try:
-        dependencies = tomllib.loads(manifest.read_text(encoding="utf-8")).get("dependencies", {})
+        dependencies = read_toml(manifest).get("dependencies", {})
     except (OSError, ValueError):
         return []
     return sorted(name for name in dependencies if name != "python")

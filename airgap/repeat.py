@@ -8,9 +8,9 @@ copies out of the cache is hashed as ever. Whatever is not exactly as it was is 
 from __future__ import annotations
 
 import sys
+import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
@@ -59,9 +59,8 @@ def repeat(
     inputs = Inputs.of(options, choice, network, apt)
     if inputs is None or (answers := inputs.answers()) is None:
         return None
-    pool = ThreadPoolExecutor(1)
+    current = _Later(lambda: inputs.are_current(answers))
     try:
-        current = pool.submit(inputs.are_current, answers)
         remembered = inputs.recall(answers)
         if remembered is None or not all(map(_is_there, remembered.packages)):
             return None
@@ -74,8 +73,6 @@ def repeat(
         return Repeated(choice, written, remembered.digest)
     except (VerificationError, _ChangedError):
         return None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _is_there(package: Entry) -> bool:
@@ -90,7 +87,28 @@ class _ChangedError(Exception):
     """An archive has other lists than the packages were taken from."""
 
 
-def _confirmed(blocks: Iterator[bytes], current: Future[bool]) -> Iterator[bytes]:
+class _Later:
+    """What a thread of its own finds out; loading Python's own pools would take longer than the rest of the start."""
+
+    def __init__(self, find_out: Callable[[], bool]) -> None:
+        self._answer: bool | BaseException = False
+        self._thread = threading.Thread(target=self._run, args=(find_out,), daemon=True)
+        self._thread.start()
+
+    def _run(self, find_out: Callable[[], bool]) -> None:
+        try:
+            self._answer = find_out()
+        except BaseException as error:  # of any kind: raised again in the thread that asks
+            self._answer = error
+
+    def result(self) -> bool:
+        self._thread.join()
+        if isinstance(self._answer, BaseException):
+            raise self._answer
+        return self._answer
+
+
+def _confirmed(blocks: Iterator[bytes], current: _Later) -> Iterator[bytes]:
     """Yield *blocks*; at their end, before the output gets its name, raise _ChangedError unless all is *current*."""
     yield from blocks
     if not current.result():

@@ -38,12 +38,12 @@ class Sources:
     apt: AptSource
 
     @classmethod
-    def of(cls, options: BuildOptions, network: Network) -> Sources:
-        """Return the sources that *options* and *network* lead to."""
+    def of(cls, options: BuildOptions, network: Network, apt: AptSource | None = None) -> Sources:
+        """Return the sources that *options* and *network* lead to, with *apt* where there is one already."""
         return cls(
             conda=CondaSource(options.channels, network, Cache(options.cache)),
             wheels=WheelSource(PackageIndex(network, options.cache)),
-            apt=apt_source(options, network),
+            apt=apt or apt_source(options),
         )
 
 

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +81,9 @@ def verify_signature(content: bytes, signature: bytes, signers: Path, namespace:
         signers.open("rb").close()
     except OSError as error:
         raise SignatureError(f"{signers} cannot be read ({error.strerror}): mend that, or name another file.") from None
-    with tempfile.TemporaryDirectory() as directory:
+    from tempfile import TemporaryDirectory  # only now: most bundles have no signature
+
+    with TemporaryDirectory() as directory:
         file = _written(directory, signature)
         failure = f"{signers} does not allow the signature's key, or the signature is of something else"
         options = ("-s", str(file), "-f", str(signers), "-n", namespace)
@@ -99,7 +100,9 @@ def unchecked_signer(content: bytes, signature: bytes, namespace: str) -> Signer
 
     Raises SignatureError when it is no such signature.
     """
-    with tempfile.TemporaryDirectory() as directory:
+    from tempfile import TemporaryDirectory  # only now: most bundles have no signature
+
+    with TemporaryDirectory() as directory:
         file = _written(directory, signature)
         answer = _run(
             "-Y", "check-novalidate", "-s", str(file), "-n", namespace,

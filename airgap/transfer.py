@@ -13,12 +13,11 @@ from email.utils import parsedate_to_datetime
 from itertools import chain
 from pathlib import Path
 from typing import IO
-from urllib.parse import unquote, urlsplit
 
 import requests
 import urllib3
 
-from airgap.addresses import origin
+from airgap.addresses import local_path, origin
 from airgap.errors import DownloadError
 from airgap.progress import Progress
 from airgap.sources.interface import Download
@@ -253,12 +252,6 @@ def _page_reason(url: str, response: requests.Response) -> str:
     there = origin(response.url)
     onward = f" after leading on to {there}" if there != origin(url) else ""
     return f"the answer{onward} is a web page and not the file, as a network's login page would be"
-
-
-def local_path(url: str) -> Path | None:
-    """Return the file that a file: URL names; None for other URLs."""
-    parts = urlsplit(url)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 def content_length(response: requests.Response) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,6 +58,9 @@ class FakeApt(AptSource):
     def __init__(self, url: str, current: bool = True) -> None:
         self.url = url
         self.current = current
+
+    def ahead(self, packages: Sequence[str], targets: Sequence[Target]) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def remembered(self, packages: Sequence[str], target: Target) -> Answer | None:
         """Return its answer, which is the same each time."""
@@ -170,10 +173,10 @@ def environment(world: World, **variables: str) -> dict[str, str]:
 
 def main(checkout: str, url: str, *arguments: str) -> int:
     """Build as the command line does."""
-    from airgap import cli, cli_build, resolve
+    from airgap import build, cli, cli_build, resolve
 
     cli_build._ROOT = Path(checkout)
-    resolve.apt_source = cli_build.apt_source = lambda *_arguments: FakeApt(url)
+    build.apt_source = resolve.apt_source = cli_build.apt_source = lambda *_arguments: FakeApt(url)
     return cli.main(arguments)
 
 

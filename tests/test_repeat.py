@@ -14,7 +14,6 @@ from small_world import WHEELS, FakeApt, World, small_world
 from airgap import archive
 from airgap.cache import Cache
 from airgap.hashing import sha256_of_bytes
-from airgap.network import Network
 from airgap.progress import Progress
 from airgap.sources.apt import AptSource
 from airgap.verify import verify
@@ -158,7 +157,7 @@ def test_an_archive_that_has_changed_leaves_the_output_as_it_was(world: World) -
 def test_the_next_build_has_the_security_update_that_has_appeared(world: World, tmp_path: Path, key: Path) -> None:
     def source() -> AptSource:
         address = (tmp_path / "debian").as_uri()
-        return AptSource(world.options.cache, {"*": [address]}, keyrings=key / "keyrings", reach=Network(timeout=5))
+        return AptSource(world.options.cache, {"*": [address]}, keyrings=key / "keyrings")
 
     main = [Deb("rsync", "1.0"), Deb("other", "1")]
     write_archive(tmp_path / "debian", {"bookworm": main}, key)

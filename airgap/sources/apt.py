@@ -6,11 +6,9 @@ package lists so signed. The host's apt configuration and state are only read.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,13 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from airgap.addresses import has_credentials, redact, redact_text
+from airgap.addresses import has_credentials
 from airgap.errors import ResolutionError
-from airgap.index_formats import render_packages, render_release
 from airgap.memory import Memory, digest_of
-from airgap.network import Network, NetworkOptions
+from airgap.network import NetworkOptions
 from airgap.sources.apt_archives import (
-    APT_DIRECTORY,
     KEYRINGS,
     AptRepository,
     Archive,
@@ -33,20 +29,18 @@ from airgap.sources.apt_archives import (
     parse_stanza,
 )
 from airgap.sources.apt_releases import Releases, addresses_of, read_releases, still_there
-from airgap.sources.apt_updates import find_updates
+from airgap.sources.apt_root import Apt, Root, private_root, update
 from airgap.sources.interface import Download, GeneratedFile, Source
 from airgap.targets import Target
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from airgap.plan import BuildOptions
 
+_AT_ONCE = 4
 # 'URI' FILE SIZE [HASH]
 _PRINTED_URI = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+)")
-# What apt says of a package that cannot be installed.
-_UNMET = re.compile(r" \S+ : \w+: ")
-# Of the host's configuration, only how to reach the network counts (proxies, certificates).
-_NETWORK_OPTION = re.compile(r"Acquire::(?:https?::|ForceIPv).*")
-_PROXY_OPTION = re.compile(r'Acquire::(https?)::Proxy "([^"]+)";', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -67,21 +61,32 @@ class AptSource(Source):
         network: NetworkOptions | None = None,
         repositories: Sequence[AptRepository] = (),
         keyrings: Path = KEYRINGS,
-        reach: Network | None = None,
     ) -> None:
         """Keep apt's private roots below *cache*.
 
         *mirrors* maps a target's or a release's name, or ``*`` for all others, to the addresses of its archive; the
         first that works is taken. Without one, the host's own apt sources say where the archive is. *repositories* are
-        added to it. *reach* is how archives are asked whether they have changed; without it, apt is asked each time.
+        added to it.
         """
         self._cache = cache
         self._mirrors = mirrors
         self._network = network or NetworkOptions()
         self._repositories = repositories
         self._keyrings = keyrings
-        self._reach = reach
         self._memory = Memory(cache, "apt")
+        self._begun: dict[tuple[str, ...], Future[list[Download]]] = {}
+
+    @contextmanager
+    def ahead(self, packages: Sequence[str], targets: Sequence[Target]) -> Iterator[None]:
+        """Let apt begin with *packages* for each of *targets*, in its own processes, while the block does other work.
+
+        :meth:`resolve` takes what it finds. The block does not end before apt does.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            self._begun = {(*packages, target.name): pool.submit(self._resolve, packages, target) for target in targets}
+            yield
 
     def resolve(self, packages: Sequence[str], target: Target) -> list[Download]:
         """Return *packages* and all that they depend on, as on a system on which nothing is installed.
@@ -90,6 +95,10 @@ class AptSource(Source):
         ResolutionError when apt is missing, an archive does not answer or is not signed by the distribution, or a
         package is not to be had.
         """
+        begun = self._begun.get((*packages, target.name))
+        return begun.result() if begun is not None else self._resolve(packages, target)
+
+    def _resolve(self, packages: Sequence[str], target: Target) -> list[Download]:
         answer = self.remembered(packages, target)
         if answer is not None and self.is_current(answer, target):
             return list(answer.downloads)
@@ -108,7 +117,7 @@ class AptSource(Source):
 
     def remembered(self, packages: Sequence[str], target: Target) -> Answer | None:
         """Return what apt answered to the same question last time; None where that is not known."""
-        if self._reach is None or (found := self._memory.recall(self._question(packages, target))) is None:
+        if (found := self._memory.recall(self._question(packages, target))) is None:
             return None
         try:
             downloads = [Download(**{**entry, "mirrors": tuple(entry["mirrors"])}) for entry in found["downloads"]]
@@ -118,16 +127,16 @@ class AptSource(Source):
 
     def is_current(self, answer: Answer, target: Target) -> bool:
         """Ask the archive whether its signed lists, out of which apt made *answer*, are still the same."""
-        assert self._reach is not None  # noqa: S101  who may not be asked has no answers
-        archive, repositories = self._archives(target)[0], self._repositories_for(target)
-        return still_there(answer.releases, addresses_of(archive, repositories), self._reach)
+        addresses = addresses_of(self._archives(target)[0], self._repositories_for(target))
+        root = self._root_of(target)
+        with private_root(root, target, self._network) as configuration:
+            return still_there(answer.releases, addresses, Apt(configuration, target), root / "asked")
 
-    def _remember(self, packages: Sequence[str], target: Target, root: _Root, answer: Answer) -> None:
+    def _remember(self, packages: Sequence[str], target: Target, root: Root, answer: Answer) -> None:
         addresses = addresses_of(root.archive, root.repositories)
         # Only of the first archive: others are for when that fails. And no secrets.
         if (
-            self._reach is not None
-            and root.archive == root.archives[0]
+            root.archive == root.archives[0]
             and len(addresses) == len(answer.releases.sums)
             and not any(has_credentials(str(place)) for place in (*root.archives, *root.repositories))
         ):
@@ -146,6 +155,9 @@ class AptSource(Source):
             *(path.read_bytes() if path.is_file() else b"" for path in sorted(keyrings)),
         )
 
+    def _root_of(self, target: Target) -> Path:
+        return self._cache / "apt" / target.name
+
     def _archives(self, target: Target) -> list[Archive]:
         return find_archives(target, self._mirrors, host_entries(), self._keyrings)
 
@@ -158,6 +170,8 @@ class AptSource(Source):
         A status has the versions of a node's packages by ``name:architecture``. Raises ResolutionError as
         :meth:`resolve`.
         """
+        from airgap.sources.apt_updates import find_updates
+
         with self._fresh_root(target) as root:
             upgrades, shown = find_updates(root.apt.run, root.path, statuses, target)
         stanzas = parse_stanzas(shown)
@@ -165,6 +179,8 @@ class AptSource(Source):
 
     def index(self, downloads: Sequence[Download]) -> Iterable[GeneratedFile]:
         """Yield ``Packages`` and ``Release`` for each target's directory."""
+        from airgap.index_formats import render_packages, render_release
+
         directories: dict[str, list[Download]] = {}
         for download in downloads:
             directories.setdefault(download.path.rpartition("/")[0], []).append(download)
@@ -174,22 +190,22 @@ class AptSource(Source):
             yield GeneratedFile(f"{directory}/Release", render_release(directory.rpartition("/")[2], packages), "index")
 
     @contextmanager
-    def _fresh_root(self, target: Target) -> Iterator[_Root]:
+    def _fresh_root(self, target: Target) -> Iterator[Root]:
         """Yield apt's private root for *target* with the package lists of today."""
         for program in ("apt-get", "apt-cache"):
             if shutil.which(program) is None:
                 raise ResolutionError(f"{program} is not on this host: build the bundle on Debian or Ubuntu.")
         archives, repositories = self._archives(target), self._repositories_for(target)
-        path = self._cache / "apt" / target.name
-        with _private_root(path, target, self._network) as configuration:
-            apt = _Apt(configuration, target)
-            archive = _update(apt, path, archives, repositories)
-            yield _Root(path, apt, archive, archives, repositories)
+        path = self._root_of(target)
+        with private_root(path, target, self._network) as configuration:
+            apt = Apt(configuration, target)
+            archive = update(apt, path, archives, repositories)
+            yield Root(path, apt, archive, archives, repositories)
 
 
-def apt_source(options: BuildOptions, network: Network) -> AptSource:
-    """Return the source of Debian packages that *options* and *network* lead to."""
-    return AptSource(options.cache, options.apt_mirrors, options.network, options.apt_repositories, reach=network)
+def apt_source(options: BuildOptions) -> AptSource:
+    """Return the source of Debian packages that *options* lead to."""
+    return AptSource(options.cache, options.apt_mirrors, options.network, options.apt_repositories)
 
 
 def read_package_list(path: Path) -> list[str]:
@@ -215,166 +231,6 @@ def render_stanza(download: Download) -> str:
     return "".join(f"{name}: {value}".replace(": \n", ":\n") + "\n" for name, value in fields.items())
 
 
-class _Apt:
-    """Runs apt's programs with a private configuration."""
-
-    def __init__(self, configuration: Path, target: Target) -> None:
-        self._configuration = configuration
-        self._target = target
-
-    def run(
-        self, program: str, *arguments: str, advice: str = "check the names in requirements/apt.txt and extra-debs."
-    ) -> str:
-        """Return what *program* prints; raise ResolutionError with apt's own reason, and *advice*, when it fails."""
-        environment = os.environ | {"APT_CONFIG": str(self._configuration), "LC_ALL": "C.UTF-8"}
-        completed = subprocess.run(
-            [program, *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
-        if completed.returncode != 0:
-            complaints = [line.strip() for line in completed.stdout.splitlines() if _UNMET.match(line)]
-            complaints += [line for line in completed.stderr.splitlines() if line.startswith(("E:", "W: GPG"))]
-            reason = " ".join(complaints or completed.stderr.splitlines()[-3:]) or f"exit code {completed.returncode}"
-            advice = (
-                "the mirror is not the distribution's, or this host's keyring is too old: update the keyring package."
-                if "NO_PUBKEY" in reason
-                else "check the network and the address (--apt-mirror)."
-                if arguments[0] == "update"
-                else advice
-            )
-            raise ResolutionError(
-                f"apt cannot resolve packages for {self._target.name} ({redact_text(reason)}): {advice}"
-            )
-        return completed.stdout
-
-
-@dataclass(frozen=True)
-class _Root:
-    """apt's private root with package lists in it."""
-
-    path: Path
-    apt: _Apt
-    archive: Archive
-    """Where the lists are from."""
-    archives: Sequence[Archive]
-    """All that have the same packages."""
-    repositories: Sequence[AptRepository]
-
-
-def _update(apt: _Apt, root: Path, archives: Sequence[Archive], repositories: Sequence[AptRepository]) -> Archive:
-    """Fetch the package lists of the first of *archives* that works, and of all *repositories*; return that archive."""
-    for repository in repositories:
-        if not repository.signed_by.is_file():
-            raise ResolutionError(
-                f"The keyring {repository.signed_by} of the repository {redact(repository.uri)} is not there: put it "
-                "there, or correct signed-by."
-            )
-    preferences = root / "etc" / "preferences"
-    preferences.write_bytes(b"")
-    refusals: list[ResolutionError] = []
-    for archive in archives:
-        sources = "\n".join([str(archive), *map(str, repositories)])
-        (root / "etc" / "sources.list.d" / "archive.sources").write_text(sources, encoding="utf-8")
-        try:
-            apt.run("apt-get", "update", "--quiet")
-        except ResolutionError as error:
-            refusals.append(error)
-        else:
-            stanzas = [repository.preferences(_pin(apt, repository)) for repository in repositories]
-            preferences.write_text("\n".join(stanzas), encoding="utf-8")
-            return archive
-    if len(refusals) == 1:
-        raise refusals[0]
-    tried = ", ".join(redact(archive.uri) for archive in archives)
-    raise ResolutionError(f"None of the archives {tried} can be used; of the last: {refusals[-1]}")
-
-
-def _pin(apt: _Apt, repository: AptRepository) -> str:
-    """Return what tells *repository* from others in apt's preferences: what its own Release file says of it."""
-    fields = ("REPO_URI", "RELEASE", "ORIGIN", "LABEL", "SUITE", "CODENAME")
-    line_format = "\t".join(f"$({field})" for field in fields)
-    for line in apt.run("apt-get", "indextargets", "--format", line_format, "Created-By: Packages").splitlines():
-        uri, release, *values = line.split("\t")
-        # apt writes file:/ where we may have file:///, and a slash at the end.
-        if release == repository.suite and _plain(uri) == _plain(repository.uri):
-            # What the Release file does not say stays as it stands in the format.
-            said = [(key, value) for key, value in zip("olan", values, strict=True) if not value.startswith("$(")]
-            words = [f"{key}={value}" for key, value in said if value]
-            return f"release {','.join(words)}"
-    raise ResolutionError(f"The repository {redact(repository.uri)} has no package lists: correct its components.")
-
-
-def _plain(uri: str) -> str:
-    return re.sub(r"^file:/+", "file:/", uri).rstrip("/")
-
-
-@contextmanager
-def _private_root(root: Path, target: Target, network: NetworkOptions) -> Iterator[Path]:
-    """Prepare apt's private root, hold it against other builders, and yield the configuration's path."""
-    for directory in ("lists/partial", "archives/partial", "etc/sources.list.d", "etc/apt.conf.d", "etc/preferences.d"):
-        (root / directory).mkdir(parents=True, exist_ok=True)
-    # Addresses of archives and proxies may hold passwords.
-    root.chmod(0o700)
-    with (root / "builder.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        (root / "status").write_bytes(b"")
-        options = {
-            "Dir": root,
-            "Dir::Etc": root / "etc",
-            **_login_options(),
-            "Dir::State": root,
-            "Dir::State::status": root / "status",
-            "Dir::State::lists": root / "lists",
-            "Dir::Cache": root,
-            "Dir::Log": root,
-            "APT::Architecture": target.debian_architecture,
-            "APT::Architectures": target.debian_architecture,
-            # apt would drop to its own user, who may not read a cache in somebody's home.
-            "APT::Sandbox::User": "",
-            "APT::Update::Error-Mode": "any",
-            "Acquire::Languages": "none",
-            "Acquire::Retries": "3",
-        }
-        lines = [f'{name} "{value}";\n' for name, value in options.items()]
-        configuration = root / "apt.conf"
-        configuration.write_text("".join([*lines, *_network_options(network)]), encoding="utf-8")
-        configuration.chmod(0o600)
-        yield configuration
-
-
-def _login_options() -> dict[str, Path]:
-    """Return where the host's apt has logins to archives, as far as this user may read them."""
-    single, parts = APT_DIRECTORY / "auth.conf", APT_DIRECTORY / "auth.conf.d"
-    options = {"Dir::Etc::netrc": single} if os.access(single, os.R_OK) else {}
-    if os.access(parts, os.R_OK | os.X_OK) and all(os.access(path, os.R_OK) for path in parts.iterdir()):
-        options["Dir::Etc::netrcparts"] = parts
-    return options
-
-
-def _network_options(network: NetworkOptions) -> list[str]:
-    lines = [line + "\n" for line in _host_configuration() if _NETWORK_OPTION.match(line)]
-    if network.proxy:
-        lines = [line for line in lines if "::proxy" not in line.lower()]
-        lines += [f'Acquire::{scheme}::Proxy "{network.proxy}";\n' for scheme in ("http", "https")]
-        hosts = [(scheme, host) for scheme in ("http", "https") for host in network.no_proxy]
-        lines += [f'Acquire::{scheme}::Proxy::{host} "DIRECT";\n' for scheme, host in hosts]
-    if network.ca_file:
-        lines.append(f'Acquire::https::CAInfo "{network.ca_file}";\n')
-    return lines
-
-
-def host_proxies() -> dict[str, str]:
-    """Return the proxies that the host's apt is configured for, by scheme."""
-    matches = [match for line in _host_configuration() if (match := _PROXY_OPTION.fullmatch(line))]
-    proxies = {match[1].lower(): match[2] for match in matches if "://" in match[2]}
-    return {"https": proxies["http"]} | proxies if "http" in proxies else proxies
-
-
-def _host_configuration() -> list[str]:
-    if shutil.which("apt-config") is None:
-        return []
-    return subprocess.run(["apt-config", "dump"], capture_output=True, text=True).stdout.splitlines()
-
-
 def _apt_itself() -> Iterator[str]:
     """Yield what is different when this host has another apt."""
     for program in ("apt-get", "apt-cache"):
@@ -389,7 +245,7 @@ def _version_of(file_name: str) -> str:
     return f"{name}={version}"
 
 
-def _download(uri: str, stanzas: Iterable[Mapping[str, str]], target: Target, root: _Root) -> Download:
+def _download(uri: str, stanzas: Iterable[Mapping[str, str]], target: Target, root: Root) -> Download:
     address = unquote(uri)
     stanza = next((stanza for stanza in stanzas if address.endswith("/" + stanza["Filename"])), None)
     if stanza is None or "SHA256" not in stanza:

@@ -3,28 +3,27 @@
 A release is signed as a whole: its ``InRelease`` names the hashes of all its package lists. Where that file is the same
 byte for byte, nothing in the archive has changed. It is fetched whole each time, so that no cache on the way, and no
 wrong clock, can say "not modified".
+
+Builds that write again what they wrote before have little more to do than this: it loads late what it seldom needs.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from airgap.hashing import sha256_of_bytes
-from airgap.network import Network
+from airgap.addresses import local_path
+from airgap.errors import ResolutionError
+from airgap.hashing import sha256_of_bytes, sha256_of_file
 from airgap.sources.apt_archives import AptRepository, Archive
+from airgap.sources.apt_root import Apt
 
 _VALID_UNTIL = "Valid-Until:"
-# More than ten times what the largest distributions have.
-_LARGEST = 16 * 1024**2
+_DOWNLOADER = "/usr/lib/apt/apt-helper"
 # An archive that is slower is left to apt, which says what is wrong.
-_LONGEST_WAIT = 10.0
+_PATIENCE = ("-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=10", "-o", "Acquire::https::Timeout=10")
 
 
 @dataclass(frozen=True)
@@ -56,35 +55,35 @@ def addresses_of(archive: Archive, repositories: Sequence[AptRepository]) -> lis
     ]
 
 
-def still_there(releases: Releases, addresses: Sequence[str], network: Network) -> bool:
-    """Return whether exactly *releases* are at *addresses*, and are valid; False too when that cannot be found out."""
+def still_there(releases: Releases, addresses: Sequence[str], apt: Apt, directory: Path) -> bool:
+    """Return whether exactly *releases* are at *addresses*, and are valid; False too when that cannot be found out.
+
+    They are fetched into *directory*, which is nobody else's.
+    """
     if releases.valid_until is not None and releases.valid_until <= time.time():
         return False
-    with ThreadPoolExecutor(len(addresses)) as pool:
-        found = list(pool.map(lambda address: _sum_of(address, network), addresses))
-    return None not in found and tuple(sorted(map(str, found))) == releases.sums
-
-
-def _sum_of(address: str, network: Network) -> str | None:
-    parts = urlsplit(address)
-    if parts.scheme == "file":
-        path = Path(unquote(parts.path))
-        return sha256_of_bytes(path.read_bytes()) if path.is_file() else None
-    # Loaded here: it takes as long as the answer does, beside other work.
-    import requests
-
     try:
-        with (
-            network.session_for_debs(1) as session,
-            closing(session.get(address, stream=True, timeout=min(network.timeout, _LONGEST_WAIT))) as response,
-        ):
-            content: bytes = response.raw.read(_LARGEST, decode_content=True)
-            return sha256_of_bytes(content) if response.status_code == 200 else None
-    except (requests.RequestException, OSError):
-        return None
+        directory.mkdir(exist_ok=True)
+        fetched = [directory / str(number) for number in range(len(addresses))]
+        local = [local_path(address) for address in addresses]
+        words = []
+        for address, path, here in zip(addresses, fetched, local, strict=True):
+            # apt would go on with what is there, as it does with a download that broke off.
+            path.unlink(missing_ok=True)
+            if here is None:
+                words += [address, str(path), ""]
+        if words:
+            # By apt's own downloader: it knows the way, and is there before a client of ours would be loaded.
+            apt.run(_DOWNLOADER, *_PATIENCE, "download-file", *words)
+        sums = sorted(sha256_of_file(here or path) for path, here in zip(fetched, local, strict=True))
+    except (ResolutionError, OSError):
+        return False
+    return tuple(sums) == releases.sums
 
 
 def _end_of(content: bytes) -> float | None:
+    from email.utils import parsedate_to_datetime
+
     for line in content.decode("utf-8", "replace").splitlines():
         if line.startswith(_VALID_UNTIL):
             return parsedate_to_datetime(line.removeprefix(_VALID_UNTIL).strip()).timestamp()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from servers import serve
 from airgap.errors import ResolutionError
 from airgap.index_formats import render_release
 from airgap.network import NetworkOptions
-from airgap.sources.apt import AptSource, _private_root, read_package_list
+from airgap.sources.apt import AptSource, read_package_list
 from airgap.sources.apt_archives import (
     AptRepository,
     SourceEntry,
@@ -23,6 +24,7 @@ from airgap.sources.apt_archives import (
     parse_deb822,
     parse_one_line,
 )
+from airgap.sources.apt_root import private_root
 from airgap.sources.interface import Download
 from airgap.targets import Target, parse_target
 
@@ -412,7 +414,7 @@ def test_a_repository_signed_with_another_key_is_refused(tmp_path: Path, key: Pa
 
 def test_apt_is_told_of_the_proxy_and_the_authorities(tmp_path: Path) -> None:
     network = NetworkOptions(proxy="http://p.invalid:3128", no_proxy=("near.invalid",), ca_file=Path("/ca.pem"))
-    with _private_root(tmp_path, DEBIAN_12, network) as configuration:
+    with private_root(tmp_path, DEBIAN_12, network) as configuration:
         text = configuration.read_text()
     for line in (
         'Acquire::http::Proxy "http://p.invalid:3128";',

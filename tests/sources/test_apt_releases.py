@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,11 @@ import pytest
 from debian_archive import SUITES, Deb, make_key, write_archive
 from servers import serve
 
-from airgap.network import Network
-from airgap.sources import apt
+from airgap.network import NetworkOptions
 from airgap.sources.apt import Answer, AptSource
 from airgap.sources.apt_archives import AptRepository, find_archives
 from airgap.sources.apt_releases import addresses_of, read_releases, still_there
+from airgap.sources.apt_root import Apt, private_root
 from airgap.targets import parse_target
 
 DEBIAN_12 = parse_target("debian-12")
@@ -37,16 +38,22 @@ def resolved(tmp_path_factory: pytest.TempPathFactory, key: Path) -> Path:
 
 
 @pytest.fixture
+def apt(tmp_path: Path) -> Iterator[Apt]:
+    with private_root(tmp_path / "root", DEBIAN_12, NetworkOptions()) as configuration:
+        yield Apt(configuration, DEBIAN_12)
+
+
+@pytest.fixture
 def no_apt(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(self: apt._Apt, program: str, *arguments: str, **_options: str) -> str:
+    def run(self: Apt, program: str, *arguments: str, **_options: str) -> str:
         raise AssertionError(f"{program} {arguments[0]} was run")
 
-    monkeypatch.setattr(apt._Apt, "run", run)
+    monkeypatch.setattr(Apt, "run", run)
 
 
 def source(directory: Path, key: Path, address: str = "") -> AptSource:
     places = [address or (directory / "debian").as_uri()]
-    return AptSource(directory / "cache", {"*": places}, keyrings=key / "keyrings", reach=Network(timeout=5))
+    return AptSource(directory / "cache", {"*": places}, keyrings=key / "keyrings")
 
 
 def in_release(directory: Path, suite: str) -> Path:
@@ -80,17 +87,17 @@ def test_any_list_that_changed_is_seen(resolved: Path, key: Path, suite: str) ->
     assert source(resolved, key).is_current(answer_of(resolved, key), DEBIAN_12)
 
 
-def test_lists_are_valid_until_the_first_of_them_is_not(tmp_path: Path) -> None:
+def test_lists_are_valid_until_the_first_of_them_is_not(tmp_path: Path, apt: Apt) -> None:
     (tmp_path / "a_InRelease").write_text("Suite: a\n\n")
     assert read_releases(tmp_path).valid_until is None
     (tmp_path / "b_InRelease").write_text("Suite: b\nValid-Until: Thu, 08 Jan 2037 00:00:00 UTC\n")
     (tmp_path / "c_InRelease").write_text("Suite: c\nValid-Until: Thu, 01 Jan 2037 00:00:00 UTC\n")
     releases = read_releases(tmp_path)
     assert releases.valid_until == VALID_UNTIL
-    addresses = [path.as_uri() for path in tmp_path.iterdir()]
-    assert still_there(releases, addresses, Network())
-    assert not still_there(replace(releases, valid_until=1.0), addresses, Network())
-    assert not still_there(releases, addresses[:2], Network())
+    addresses = [path.as_uri() for path in tmp_path.glob("*InRelease")]
+    assert still_there(releases, addresses, apt, tmp_path / "asked")
+    assert not still_there(replace(releases, valid_until=1.0), addresses, apt, tmp_path / "asked")
+    assert not still_there(releases, addresses[:2], apt, tmp_path / "asked")
 
 
 def test_another_keyring_is_another_question(resolved: Path, tmp_path: Path) -> None:
@@ -99,19 +106,18 @@ def test_another_keyring_is_another_question(resolved: Path, tmp_path: Path) -> 
     assert source(resolved, tmp_path).remembered(["app"], DEBIAN_12) is None
 
 
-def test_over_http_and_from_one_that_is_gone(resolved: Path, key: Path) -> None:
+def test_over_http_and_from_one_that_is_gone(resolved: Path, key: Path, apt: Apt, tmp_path: Path) -> None:
     releases = answer_of(resolved, key).releases
     files = {f"/{suite}/InRelease": in_release(resolved, suite).read_bytes() for suite in SUITES}
-    network = Network(timeout=5)
     with serve(files=files) as server:
         addresses = [f"{server.url}{path}" for path in files]
-        assert still_there(releases, addresses, network)
+        assert still_there(releases, addresses, apt, tmp_path / "asked")
         server.page = b"<html>please log in</html>"
-        assert not still_there(releases, addresses, network)
+        assert not still_there(releases, addresses, apt, tmp_path / "asked")
         server.page = None
         server.statuses[:] = [503]
-        assert not still_there(releases, addresses, network)
-    assert not still_there(releases, addresses, network)
+        assert not still_there(releases, addresses, apt, tmp_path / "asked")
+    assert not still_there(releases, addresses, apt, tmp_path / "asked")
 
 
 def test_what_a_login_leads_to_is_not_remembered(tmp_path: Path, key: Path) -> None:
