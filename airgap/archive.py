@@ -8,6 +8,7 @@ in one pass, straight from the cache, and what is written is hashed on the way.
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import tarfile
 import zlib
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TypeAlias
 
 from airgap.errors import VerificationError
 from airgap.manifest import BUNDLE_DIRECTORY, CHECKSUMS_NAME, MANIFEST_NAME
@@ -36,7 +38,11 @@ _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _STORED_BYTES = 0xFFFF
 _LAST_BLOCK = b"\x03\x00"
 # Whole stored blocks, as much as stays in a processor's own cache from one step to the next.
-_BLOCK_BYTES = 4 * _STORED_BYTES
+_BLOCK_BYTES = 8 * _STORED_BYTES
+
+
+Pieces: TypeAlias = Sequence[bytes | memoryview]
+"""A block of the archive, in parts that are to be written together."""
 
 
 @dataclass(frozen=True)
@@ -67,27 +73,37 @@ class Head:
 
 def write_archive(output: Path, entries: Iterable[Entry]) -> int:
     """Write *entries* to *output*; as :func:`write_blocks`."""
-    return write_blocks(output, archive_blocks(entries))
+    entries = list(entries)
+    return write_blocks(output, blocks_after(head_of(entries), entries))
 
 
-def write_blocks(output: Path, blocks: Iterable[bytes]) -> int:
+def write_blocks(output: Path, blocks: Iterable[Pieces]) -> int:
     """Write *blocks* to *output*, which is replaced when all is written; return its size in bytes.
 
     Raises AirgapError when the place cannot be written to, and what *blocks* raise.
     """
+    size = 0
     with partial_file(output) as stream:
         for block in blocks:
-            stream.write(block)
-        stream.flush()
-        size = stream.tell()
+            size += _write_together(stream.fileno(), block)
         partial_path(output).replace(output)
+    return size
+
+
+def _write_together(descriptor: int, pieces: Pieces) -> int:
+    """Write *pieces* one after the other, without putting them together in memory; return their bytes."""
+    size = sum(map(len, pieces))
+    if (written := os.writev(descriptor, pieces)) < size:
+        rest = memoryview(b"".join(pieces))[written:]
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
     return size
 
 
 def archive_blocks(entries: Iterable[Entry]) -> Iterator[bytes]:
     """Yield the archive of *entries*, block by block; raise VerificationError when a file of the cache has changed."""
     entries = list(entries)
-    return blocks_after(head_of(entries), entries)
+    return map(b"".join, blocks_after(head_of(entries), entries))
 
 
 def head_of(entries: Iterable[Entry]) -> Head:
@@ -98,13 +114,13 @@ def head_of(entries: Iterable[Entry]) -> Head:
     return Head(content, tar.size, frozenset(tar.directories))
 
 
-def blocks_after(head: Head, entries: Iterable[Entry]) -> Iterator[bytes]:
-    """Yield the archive that begins with *head*, and goes on with the packages of *entries*.
+def blocks_after(head: Head, entries: Iterable[Entry]) -> Iterator[Pieces]:
+    """Yield the archive that begins with *head*, and goes on with the packages of *entries*, each block in pieces.
 
     Raises VerificationError when a file of the cache has changed.
     """
     tar = _Tar(head.size, head.directories)
-    yield head.content
+    yield [head.content]
     packages = [entry for entry in sorted(entries, key=_rank) if entry.package]
     # Reading and hashing have a thread; gzip's checksum is made where the blocks are written.
     yield from _stored(read_ahead(chain(tar.blocks(packages), tar.end())))
@@ -177,18 +193,16 @@ def _compressed(blocks: Iterable[bytes]) -> Iterator[bytes]:
     yield compressor.flush() + _trailer(checksum, size)
 
 
-def _stored(blocks: Iterable[bytes]) -> Iterator[bytes]:
+def _stored(blocks: Iterable[bytes]) -> Iterator[Pieces]:
     """Yield a gzip member with *blocks* as they are, a deflate block for each part; independent of zlib's version."""
-    yield _GZIP_HEADER
+    yield [_GZIP_HEADER]
     checksum = size = 0
     for block in blocks:
         checksum, size = zlib.crc32(block, checksum), size + len(block)
         view = memoryview(block)
         parts = [view[start : start + _STORED_BYTES] for start in range(0, len(view), _STORED_BYTES)]
-        yield b"".join(
-            piece for part in parts for piece in (struct.pack("<BHH", 0, len(part), len(part) ^ 0xFFFF), part)
-        )
-    yield _LAST_BLOCK + _trailer(checksum, size)
+        yield [piece for part in parts for piece in (struct.pack("<BHH", 0, len(part), len(part) ^ 0xFFFF), part)]
+    yield [_LAST_BLOCK + _trailer(checksum, size)]
 
 
 def _trailer(checksum: int, size: int) -> bytes:

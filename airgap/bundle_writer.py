@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from airgap.archive import write_blocks
+from airgap.archive import Pieces, write_blocks
 from airgap.cache import Cache
 from airgap.errors import AirgapError
 from airgap.output import left_behind
@@ -28,13 +28,15 @@ class Written:
     """Bytes of all of them."""
 
 
-def write_bundle(options: BuildOptions, blocks: Iterable[bytes], installer: bytes) -> Written:
+def write_bundle(options: BuildOptions, blocks: Iterable[Pieces], installer: bytes) -> Written:
     """Write the archive that *blocks* are, with the program *installer* beside it where it is in volumes."""
     if options.split_size is None:
         return Written(options.output, 0, write_blocks(options.output, blocks))
     from airgap.volumes import write_volumes
 
-    written = write_volumes(options.output, blocks, options.split_size, companion=(INSTALLER_NAME, installer))
+    written = write_volumes(
+        options.output, map(b"".join, blocks), options.split_size, companion=(INSTALLER_NAME, installer)
+    )
     return Written(written.index, written.volumes, written.size)
 
 

@@ -17,7 +17,7 @@ from shutil import which
 from typing import Any
 
 from airgap.addresses import has_credentials
-from airgap.archive import Entry, Head, blocks_after
+from airgap.archive import Entry, Head, Pieces, blocks_after
 from airgap.bundle_writer import Written, check_room, write_bundle
 from airgap.cache import Cache
 from airgap.errors import VerificationError
@@ -108,7 +108,7 @@ class _Later:
         return self._answer
 
 
-def _confirmed(blocks: Iterator[bytes], current: _Later) -> Iterator[bytes]:
+def _confirmed(blocks: Iterator[Pieces], current: _Later) -> Iterator[Pieces]:
     """Yield *blocks*; at their end, before the output gets its name, raise _ChangedError unless all is *current*."""
     yield from blocks
     if not current.result():
