@@ -16,11 +16,18 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent
 _MARKER = "complete"
-# Loads what a build loads, so that its bytecode is there from the first build on.
+# Loads what a build loads, and asks pip for its configuration, so that bytecode and answer are there from the first
+# build on.
 _LOAD = """
-import airgap.build, airgap.cli, jsonschema
-from pip._internal.commands import create_command
-create_command("download")
+import sys
+from pathlib import Path
+import airgap.assemble, airgap.build, airgap.cli, airgap.fetch, airgap.licences, airgap.resolve, jsonschema
+from airgap.errors import AirgapError
+from airgap.network import pip_network
+try:
+    pip_network(Path(sys.argv[1]))
+except AirgapError:
+    pass  # the build tells
 """
 
 
@@ -73,7 +80,7 @@ def _own_variables(directory: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(_ROOT), "PYTHONPYCACHEPREFIX": str(directory / "bytecode")}
 
 
-def _make_environment(directory: Path, requirements: Path, arguments: Sequence[str]) -> str | None:
+def _make_environment(directory: Path, requirements: Path, cache: Path, arguments: Sequence[str]) -> str | None:
     """Make the virtual environment in *directory*; return what went wrong, or None."""
     # Only now: this happens once.
     import shutil
@@ -86,8 +93,8 @@ def _make_environment(directory: Path, requirements: Path, arguments: Sequence[s
         print("Preparing the builder's own environment", file=sys.stderr, flush=True)
     shutil.rmtree(directory, ignore_errors=True)
     # The builder has its own environment: one that is active around it must not reach in.
-    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    variables |= _pip_variables(arguments)
+    others = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
+    variables = {name: value for name, value in os.environ.items() if name not in others}
     python = directory / "bin" / "python"
     # fmt: off
     commands = (
@@ -101,11 +108,11 @@ def _make_environment(directory: Path, requirements: Path, arguments: Sequence[s
             "--no-compile",
             "--requirement", str(requirements),
         ],
-        [str(python), "-c", _LOAD],
+        [str(python), "-c", _LOAD, str(cache)],
     )
     # fmt: on
     for command in commands:
-        own = _own_variables(directory) if _LOAD in command else {}
+        own = _own_variables(directory) if _LOAD in command else _pip_variables(arguments)
         completed = subprocess.run(
             command, env=variables | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -141,7 +148,7 @@ def main(arguments: Sequence[str]) -> int:
         with (cache / f"builder-{digest}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (directory / _MARKER).exists() and (
-                problem := _make_environment(directory, requirements, arguments)
+                problem := _make_environment(directory, requirements, cache, arguments)
             ):
                 return _fail(problem)
     except OSError as error:

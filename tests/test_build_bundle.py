@@ -37,7 +37,7 @@ def test_makes_the_environment_once_and_hands_over(
 ) -> None:
     made: list[Path] = []
 
-    def make(directory: Path, requirements: Path, arguments: list[str]) -> None:
+    def make(directory: Path, requirements: Path, cache: Path, arguments: list[str]) -> None:
         made.append(directory)
         directory.mkdir()
         (directory / "complete").touch()
