@@ -21,8 +21,9 @@ from airgap.addresses import local_path, origin
 from airgap.errors import DownloadError
 from airgap.progress import Progress
 from airgap.sources.interface import Download
+from airgap.watch import Watch
 
-_BLOCK_BYTES = 256 * 1024
+_BLOCK_BYTES = 128 * 1024
 # Answers that may be different in a moment.
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_PAUSE = 30.0
@@ -41,6 +42,8 @@ class FetchOptions:
     """For each address, in a row without receiving anything."""
     first_pause: float = 1.0
     """Seconds; each further pause is twice as long."""
+    longest_block: float = 128.0
+    """Seconds for each 128 KiB of a file; a server that takes longer is asked anew, for what is missing."""
 
 
 @dataclass
@@ -57,6 +60,11 @@ class Situation:
     """Servers that gave no answer to one transfer: the others try them last."""
     elsewhere: Callable[[Download], Iterable[str]] = lambda download: ()
     """Asked for more addresses of a download when all that it names have failed."""
+    watch: Watch = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Watch over the transfers."""
+        self.watch = Watch(self.options.longest_block)
 
 
 class Transfer:
@@ -163,7 +171,7 @@ class Transfer:
                 if self._position and self._is_whole():
                     return  # the server had promised more than there is
                 # Progress made is a new start: a slow line that breaks often gets there in the end.
-                attempt = 1 if self._position > before else attempt + 1
+                attempt = 1 if self._position - before > getattr(error, "trickle", 0) else attempt + 1
                 if attempt >= attempts or _is_final(error):
                     self._situation.silent.add(origin(url))
                     raise _SourceError(url, _reason(error), _advice_for(error)) from None
@@ -219,6 +227,17 @@ class Transfer:
             raise _PassingError("the server did not continue where the download broke off")
         if response.status_code >= 400:
             raise _SourceError(url, f"the server answered {response.status_code}", _advice(response.status_code))
+        watch = self._situation.watch
+        with watch.over(response.raw) as came:
+            try:
+                yield from self._body(url, response, came)
+            except (urllib3.exceptions.HTTPError, _PassingError):
+                if not watch.ended(response.raw):
+                    raise
+            if watch.ended(response.raw):
+                raise _PassingError("it sends next to nothing", trickle=_BLOCK_BYTES // watch.answers)
+
+    def _body(self, url: str, response: requests.Response, came: Callable[[], None]) -> Iterator[bytes]:
         # raw: requests would undo a Content-Encoding, and the hash is that of the file as it is stored.
         block = response.raw.read(_BLOCK_BYTES, decode_content=False)
         if response.status_code != 206:
@@ -230,6 +249,7 @@ class Transfer:
         expected = self._position + promised if promised is not None else None
         self._pieces += 1
         while block:
+            came()
             yield block
             block = response.raw.read(_BLOCK_BYTES, decode_content=False)
         if expected is not None and self._position < expected:
@@ -263,9 +283,11 @@ def content_length(response: requests.Response) -> int | None:
 class _PassingError(Exception):
     """A failure that may be over in a moment."""
 
-    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+    def __init__(self, message: str, retry_after: float = 0.0, trickle: int = 0) -> None:
+        """Make an error; *trickle* are the bytes up to which what has arrived before it is no progress."""
         super().__init__(message)
         self.retry_after = retry_after
+        self.trickle = trickle
 
 
 class _SourceError(Exception):

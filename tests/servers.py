@@ -21,6 +21,8 @@ class FileServer:
     ranges: bool = True
     stall: threading.Event | None = None
     """When set to an event, the second half of each file waits for it."""
+    trickle: threading.Event | None = None
+    """When set to an event, the second half of each file comes byte by byte until it is set."""
     page: bytes | None = None
     """A web page to answer every GET with, as a network's login does."""
     redirects: dict[str, str] = field(default_factory=dict)
@@ -88,6 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         whole = not start
+        half = max(0, len(content) // 2 - start) if state.trickle is not None else (len(content) - start) // 2
         content = content[start:]
         self.send_header("Content-Type", state.content_types.get(self.path, "application/octet-stream"))
         length = len(content) + (state.length_error if whole else 0)
@@ -97,7 +100,6 @@ class _Handler(BaseHTTPRequestHandler):
             return
         # The connection cannot be used for another answer when this one was not as long as it said.
         self.close_connection = length != len(content)
-        half = len(content) // 2
         try:
             self.wfile.write(content[:half])
             self.wfile.flush()
@@ -107,6 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             if state.stall is not None:
                 state.stall.wait(10)
+            while state.trickle is not None and half < len(content) and not state.trickle.wait(0.002):
+                self.wfile.write(content[half : half + 1])
+                half += 1
             self.wfile.write(content[half:])
         except OSError:
             self.close_connection = True
@@ -145,8 +150,9 @@ def serve(**options: object) -> Iterator[FileServer]:
     try:
         yield state
     finally:
-        if state.stall is not None:
-            state.stall.set()
+        for event in (state.stall, state.trickle):
+            if event is not None:
+                event.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -241,6 +241,41 @@ def test_a_server_that_stalls_is_left_and_continued(cache: Cache, monkeypatch: p
     assert server.requests[-1][1]["range"] == f"bytes={len(CONTENT) // 2}-"
 
 
+TRICKLE = FetchOptions(workers=4, attempts=2, first_pause=0.01, longest_block=0.1)
+
+
+def test_a_server_that_trickles_is_left_for_the_next_one(cache: Cache) -> None:
+    with (
+        serve(files={"/a": CONTENT}, trickle=threading.Event()) as first,
+        serve(files={"/a": CONTENT}) as second,
+    ):
+        wanted = replace(download(f"{first.url}/a"), mirrors=(f"{second.url}/a",))
+        assert Fetcher(cache, Network(timeout=5), options=TRICKLE).fetch([wanted])
+    # What had come is kept, and asking again has helped no more.
+    assert [headers.get("range") is None for _, headers in first.requests] == [True, False]
+    (asked,) = (headers["range"] for _, headers in second.requests)
+    assert int(asked.removeprefix("bytes=").rstrip("-")) >= len(CONTENT) // 2
+
+
+def test_a_server_that_trickles_is_named(cache: Cache) -> None:
+    wanted = Fetcher(cache, Network(timeout=5), options=TRICKLE)
+    with (
+        serve(files={"/a": CONTENT}, trickle=threading.Event()) as server,
+        pytest.raises(DownloadError, match="it sends next to nothing"),
+    ):
+        wanted.fetch([download(f"{server.url}/a")])
+
+
+def test_a_line_that_many_share_may_be_slow(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of so many, each has its share with some bytes: it is asked for on and on.
+    monkeypatch.setattr("airgap.watch.Watch.answers", 10**6)
+    content = CONTENT[:700]
+    with serve(files={"/a": content}, trickle=threading.Event()) as server:
+        options = replace(TRICKLE, attempts=4)
+        assert Fetcher(cache, Network(timeout=5), options=options).fetch([download(f"{server.url}/a", content)])
+    assert len(server.requests) > options.attempts
+
+
 def test_a_server_that_asks_to_wait_is_waited_for(cache: Cache) -> None:
     with serve(files={"/a": CONTENT}, statuses=[429], retry_after="1") as server:
         started = time.monotonic()

@@ -24,11 +24,14 @@ from airgap.network import Network
 from airgap.sources.interface import Download
 from airgap.sources.requirements_file import LockedRequirement
 from airgap.transfer import retry_after
+from airgap.watch import Watch
 
 _T = TypeVar("_T")
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _WORKERS = 16
 _ATTEMPTS = 4
+# Seconds for one page, which has a few MB at most.
+_LONGEST_ANSWER = 300.0
 # A link to a file, with its SHA-256.
 _ANCHOR = re.compile(r"<a\s[^>]*?#sha256=([0-9A-Za-z]+)[^>]*>", re.IGNORECASE)
 _BASE = re.compile(r"<base\s[^>]*>", re.IGNORECASE)
@@ -67,6 +70,7 @@ class PackageIndex:
         self._session = network.session(_WORKERS)
         self._pool = ThreadPoolExecutor(_WORKERS)
         self._lock = threading.Lock()
+        self._watch = Watch(_LONGEST_ANSWER)
         self._pages: dict[str, Future[_Page]] = {}
         self._failed: dict[str, str] = {}
         """Why an index is not asked any more, by its address."""
@@ -171,7 +175,11 @@ class PackageIndex:
             if attempt:
                 time.sleep(2.0 ** (attempt - 1))
             try:
-                response = self._session.get(address, headers={"Accept": _ACCEPT}, timeout=self._network.timeout)
+                get = self._session.get(
+                    address, headers={"Accept": _ACCEPT}, timeout=self._network.timeout, stream=True
+                )
+                with get as response, self._watch.over(response.raw):
+                    content = response.content
             except requests.RequestException as error:
                 # The message would hold the address, with what it has of credentials.
                 reason = _reason(error)
@@ -179,7 +187,7 @@ class PackageIndex:
             if response.status_code == 404:
                 return _Page()
             if response.status_code == 200:
-                return _Page(response.content, response.headers.get("Content-Type", ""), response.url)
+                return _Page(content, response.headers.get("Content-Type", ""), response.url)
             reason = f"answered {response.status_code}"
             if response.status_code < 500 and response.status_code != 429:
                 break

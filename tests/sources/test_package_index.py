@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -126,6 +127,17 @@ def test_an_index_that_fails_is_left_for_the_next_one(tmp_path: Path, manners: d
         asked = len(bad.requests)
         assert source.files(locked[1])
         assert len(bad.requests) == asked
+
+
+def test_an_index_that_trickles_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airgap.sources.package_index._LONGEST_ANSWER", 0.1)
+    monkeypatch.setattr("airgap.sources.package_index._ATTEMPTS", 1)
+    page = simple_page({NAME: WHEEL}) + b" " * 100_000
+    with (
+        serve(files={"/simple/a/": page}, trickle=threading.Event()) as server,
+        pytest.raises(ResolutionError, match="breaks its answers off"),
+    ):
+        index(f"{server.url}/simple", tmp_path).files(LOCKED)
 
 
 def test_a_page_is_asked_for_once(tmp_path: Path) -> None:
