@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,15 @@ _UNMET = re.compile(r" \S+ : \w+: ")
 # Of the host's configuration, only how to reach the network counts (proxies, certificates).
 _NETWORK_OPTION = re.compile(r"Acquire::(?:https?::|ForceIPv).*")
 _PROXY_OPTION = re.compile(r'Acquire::(https?)::Proxy "([^"]+)";', re.IGNORECASE)
+# Seconds between attempts at the package lists.
+_PAUSES = (2.0, 6.0)
+# What apt says of troubles that pass: of the network, of a server, of a mirror that is just being updated, and of
+# another apt at work in the same root, which a build that was killed has left.
+_PASSING = re.compile(
+    r"Temporary failure|Could not connect|Unable to connect|Connection (?:failed|timed out|reset)|Could not get lock|"
+    r"timed out|Error reading from server|Undetermined Error|Hash Sum mismatch|unexpected size|"
+    r"\b(?:408|429|500|502|503|504)  "
+)
 
 
 class Apt:
@@ -84,18 +94,24 @@ def update(apt: Apt, root: Path, archives: Sequence[Archive], repositories: Sequ
             )
     preferences = root / "etc" / "preferences"
     preferences.write_bytes(b"")
-    refusals: list[ResolutionError] = []
-    for archive in archives:
-        sources = "\n".join([str(archive), *map(str, repositories)])
-        (root / "etc" / "sources.list.d" / "archive.sources").write_text(sources, encoding="utf-8")
-        try:
-            apt.run("apt-get", "update", "--quiet")
-        except ResolutionError as error:
-            refusals.append(error)
-        else:
-            stanzas = [repository.preferences(_pin(apt, repository)) for repository in repositories]
-            preferences.write_text("\n".join(stanzas), encoding="utf-8")
-            return archive
+    # apt itself repeats single requests only: not those that a mirror answers with lists of different hours, nor those
+    # for a host whose name server is silent for longer.
+    for pause in (*_PAUSES, None):
+        refusals: list[ResolutionError] = []
+        for archive in archives:
+            sources = "\n".join([str(archive), *map(str, repositories)])
+            (root / "etc" / "sources.list.d" / "archive.sources").write_text(sources, encoding="utf-8")
+            try:
+                apt.run("apt-get", "update", "--quiet")
+            except ResolutionError as error:
+                refusals.append(error)
+            else:
+                stanzas = [repository.preferences(_pin(apt, repository)) for repository in repositories]
+                preferences.write_text("\n".join(stanzas), encoding="utf-8")
+                return archive
+        if pause is None or not any(_PASSING.search(str(refusal)) for refusal in refusals):
+            break
+        time.sleep(pause)
     if len(refusals) == 1:
         raise refusals[0]
     tried = ", ".join(redact(archive.uri) for archive in archives)

@@ -24,7 +24,7 @@ from airgap.sources.apt_archives import (
     parse_deb822,
     parse_one_line,
 )
-from airgap.sources.apt_root import private_root
+from airgap.sources.apt_root import Apt, private_root
 from airgap.sources.interface import Download
 from airgap.targets import Target, parse_target
 
@@ -277,7 +277,10 @@ def test_an_unsigned_archive_is_refused(tmp_path: Path, key: Path) -> None:
         _source(tmp_path, key).resolve(["leaf"], DEBIAN_12)
 
 
-def test_a_package_list_changed_after_signing_is_refused(tmp_path: Path, key: Path) -> None:
+def test_a_package_list_changed_after_signing_is_refused(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airgap.sources.apt_root._PAUSES", (0.0,))
     _write_archive(tmp_path / "debian", sign_with=key)
     index = tmp_path / "debian/dists/bookworm/main/binary-amd64/Packages"
     index.write_text(index.read_text().replace("SHA256: ", "SHA256: 0"))
@@ -321,6 +324,41 @@ def test_the_next_mirror_is_taken_where_one_fails_and_files_have_all_addresses(t
     name = "pool/leaf_2.0%2bx_all.deb"
     assert leaf.url.replace("file:/", "file:///") == f"{first}/{name}"
     assert leaf.mirrors == (f"{gone}/{name}", f"{second}/{name}")
+
+
+@pytest.mark.parametrize(
+    ("says", "passes"),
+    [
+        ("E: Failed to fetch http://m/InRelease  Temporary failure resolving 'm'", True),
+        ("E: Failed to fetch http://m/InRelease  Could not connect to m:80 (192.0.2.1), connection timed out", True),
+        ("E: Failed to fetch http://m/Packages.xz  File has unexpected size (8 != 9). Mirror sync in progress?", True),
+        ("E: Failed to fetch http://m/Packages.xz  503  Service Unavailable [IP: 192.0.2.1 80]", True),
+        ("E: Could not get lock /c/lists/lock. It is held by process 1 (apt-get)", True),
+        ("E: The repository 'http://m bookworm InRelease' is not signed.", False),
+        ("E: Failed to fetch http://m/InRelease  404  Not Found [IP: 192.0.2.1 80]", False),
+    ],
+)
+def test_troubles_that_pass_are_waited_for(
+    says: str, passes: bool, tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, run = [], Apt.run
+
+    def troubled(self: Apt, program: str, *arguments: str, **options: str) -> str:
+        if arguments[0] == "update":
+            asked.append(program)
+            if len(asked) == 1:
+                raise ResolutionError(f"apt cannot resolve packages for debian-12-x86_64 ({says}): try again.")
+        return run(self, program, *arguments, **options)
+
+    monkeypatch.setattr(Apt, "run", troubled)
+    monkeypatch.setattr("airgap.sources.apt_root._PAUSES", (0.0, 0.0))
+    _write_archive(tmp_path / "debian", sign_with=key)
+    if passes:
+        assert _source(tmp_path, key).resolve(["leaf"], DEBIAN_12)
+    else:
+        with pytest.raises(ResolutionError, match=re.escape(says)):
+            _source(tmp_path, key).resolve(["leaf"], DEBIAN_12)
+    assert len(asked) == (2 if passes else 1)
 
 
 def test_when_no_mirror_works_all_are_named(tmp_path: Path, key: Path) -> None:
