@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +16,19 @@ import pytest
 from checkouts import copy_repository
 from machines import unprivileged
 
+from airgap.verify import verify
+
 pytestmark = [pytest.mark.network, pytest.mark.long]
 
 _MOMENTS = 20
 _SEED = 1
 
 
-def _command(checkout: Path, output: Path, cache: Path) -> list[str]:
-    options = ["--quiet", "--python", "system", "--target", "debian-12", "--split-size", "64M"]
+_VOLUMES = ("--split-size", "64M")
+
+
+def _command(checkout: Path, output: Path, cache: Path, *more: str) -> list[str]:
+    options = ["--quiet", "--python", "system", "--target", "debian-12", *more]
     program = [sys.executable, checkout / "build-bundle.py"]
     return unprivileged([*program, *options, "--cache", cache, "--output", output])
 
@@ -32,22 +38,32 @@ def _digests(directory: Path) -> dict[str, str]:
 
 
 def test_twenty_moments_of_building(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The cache is empty before the first, and each goes on with what the ones before it left."""
+    """The cache is empty before the first, and each goes on with what the ones before it left.
+
+    Every other one writes volumes.
+    """
+    kinds = {"archive": (), "volumes": _VOLUMES}
     for name in ("expected", "killed"):
-        (tmp_path / name).mkdir()
+        for kind in kinds:
+            (tmp_path / name / kind).mkdir(parents=True)
     # Nobody edits that one meanwhile.
     checkout = tmp_path / "checkout"
     copy_repository(checkout)
     # The first run is no measure: it makes the builder's own environment where there is none.
-    subprocess.run(_command(checkout, tmp_path / "expected" / "bundle.tar.gz", tmp_path / "cache-1"), check=True)
-    expected = _digests(tmp_path / "expected")
-    output, cache = tmp_path / "killed" / "bundle.tar.gz", tmp_path / "cache-2"
+    for kind, options in kinds.items():
+        output = tmp_path / "expected" / kind / "bundle.tar.gz"
+        subprocess.run(_command(checkout, output, tmp_path / "cache-1", *options), check=True)
+    cache = tmp_path / "cache-2"
     moments = random.Random(_SEED)  # noqa: S311, not for secrets
     seconds, killed = 6.0, []
     while len(killed) < _MOMENTS:
         moment = round(moments.uniform(0.1, seconds), 2)
+        kind = list(kinds)[len(killed) % len(kinds)]
+        output = tmp_path / "killed" / kind / "bundle.tar.gz"
+        # One that repeats another is over before it is killed.
+        shutil.rmtree(cache / "remembered", ignore_errors=True)
         with subprocess.Popen(
-            _command(checkout, output, cache), start_new_session=True, stdin=subprocess.DEVNULL
+            _command(checkout, output, cache, *kinds[kind]), start_new_session=True, stdin=subprocess.DEVNULL
         ) as process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(moment)
@@ -59,7 +75,11 @@ def test_twenty_moments_of_building(tmp_path: Path, capsys: pytest.CaptureFixtur
         else:  # too late: with more in the cache, it is quicker
             assert process.returncode == 0
             seconds = moment
-    subprocess.run(_command(checkout, output, cache), check=True, stdin=subprocess.DEVNULL)
+        if (finished := output if kind == "archive" else output.with_name(f"{output.name}.sha256")).exists():
+            verify(finished)
     with capsys.disabled():
         print(f"\n  killed at {killed} s")
-    assert _digests(output.parent) == expected
+    for kind, options in kinds.items():
+        output = tmp_path / "killed" / kind / "bundle.tar.gz"
+        subprocess.run(_command(checkout, output, cache, *options), check=True, stdin=subprocess.DEVNULL)
+        assert _digests(output.parent) == _digests(tmp_path / "expected" / kind)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -77,29 +76,3 @@ def test_killed_while_it_writes(world: World, tmp_path: Path, options: tuple[str
         assert process.wait() == -signal.SIGKILL or moment != 0.0
         assert is_whole_or_nothing(tmp_path / "killed", options)
     assert finish(world, tmp_path / "killed", options) == expected
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("options", [(), SPLIT], ids=["archive", "volumes"])
-def test_killed_at_twenty_random_moments(
-    world: World, tmp_path: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    started = time.monotonic()
-    expected = finish(world, tmp_path / "expected", options)
-    seconds = time.monotonic() - started
-    moments = random.Random(len(options))  # noqa: S311  no secret
-    killed = 0
-    for number in range(20):
-        if number % 5 == 0:
-            shutil.rmtree(tmp_path / "killed", ignore_errors=True)
-        # A build that repeats another one is over before it is killed.
-        shutil.rmtree(tmp_path / "killed/cache/remembered", ignore_errors=True)
-        process = start(world, tmp_path / "killed", options)
-        time.sleep(moments.uniform(0.2, 1.0) * seconds)
-        process.kill()
-        killed += process.wait() == -signal.SIGKILL
-        assert is_whole_or_nothing(tmp_path / "killed", options)
-    assert finish(world, tmp_path / "killed", options) == expected
-    with capsys.disabled():
-        print(f"\n  {killed} of 20 builds were killed before they had ended")
-    assert killed >= 10
