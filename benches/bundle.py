@@ -7,6 +7,9 @@ Both sides of each line are measured in this one run, on this machine, and the l
 it is to keep. Runs in the builder's or the tests' environment, and needs curl; the cold builds fetch from the package
 index and the distribution's archive that this host is configured for. ``--directory`` wants some five times the
 payload's room, on a file system with hard links.
+
+``--only gpu`` is for those who mean it: a flow with PyTorch and its CUDA libraries, some gigabytes that each round
+fetches twice, with room for four times of them.
 """
 
 from __future__ import annotations
@@ -30,17 +33,19 @@ _ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(_ROOT), str(_ROOT / "benches")]
 
 from bundle_flows import Flows  # noqa: E402
-from measuring import PeakOf, allocated, run, seconds  # noqa: E402
+from measuring import PeakOf, allocated, memory_of, run, seconds  # noqa: E402
 from slow_line import slow_line  # noqa: E402
 
-from airgap.cache import default_cache  # noqa: E402
+from airgap.cache import Cache, default_cache  # noqa: E402
 from airgap.environment import Environment  # noqa: E402
+from airgap.fetch import Fetcher  # noqa: E402
 from airgap.have import Have, HavePackage  # noqa: E402
 from airgap.manifest import BUNDLE_DIRECTORY, MANIFEST_NAME, Manifest  # noqa: E402
 from airgap.network import pip_network  # noqa: E402
 from airgap.plan import BuildOptions, find_flows, plan_environments  # noqa: E402
 from airgap.progress import Progress  # noqa: E402
 from airgap.resolve import Sources, resolve  # noqa: E402
+from airgap.sources.apt_archives import find_archives, host_entries  # noqa: E402
 from airgap.targets import host_target  # noqa: E402
 from airgap.toolkit import unpack_toolkit  # noqa: E402
 
@@ -48,6 +53,8 @@ _KIB, _MB = 1024, 1_000_000
 _SHARING_FLOWS = 20
 # Bytes a second of the line that cold builds are measured on: 100 Mbit/s.
 _LINE = 12_500_000
+# What a builder may take, however large the bundle is.
+_MEMORY = 400 * _MB
 
 
 @dataclass(frozen=True)
@@ -155,24 +162,52 @@ def bench_flows(bench: Bench) -> None:
 
 def bench_cold(bench: Bench) -> None:
     """Measure a build with nothing in the cache, against curl fetching the same files and sha256sum hashing them."""
-    addresses = _addresses(bench)
+    wanted = wanted_by(bench, find_flows(_ROOT))
     for line in (_LINE, None):
         with slow_line(line) if line else nullcontext() as proxy:
-            rounds = [_cold_round(bench, addresses, proxy) for _ in range(bench.rounds)]
-        ours, theirs = map(median, zip(*rounds, strict=True))
-        what = f"cold build, line of {megabytes(line)}/s" if line else "cold build, line as it is"
-        bench.ratio(f"{what}, against curl and sha256sum", ours, theirs, 1.3, as_seconds)
+            _cold_rounds(bench, f"line of {megabytes(line)}/s" if line else "line as it is", wanted, proxy)
 
 
-def _cold_round(bench: Bench, addresses: Mapping[str, str], proxy: str | None) -> tuple[float, float]:
+def _cold_rounds(bench: Bench, line: str, wanted: Wanted, proxy: str | None = None) -> None:
+    rounds = [_cold_round(bench, wanted, proxy) for _ in range(bench.rounds)]
+    ours, files, lists, memory = map(median, zip(*rounds, strict=True))
+    what = f"cold build of {megabytes(wanted.size)}, {line}, against curl and sha256sum"
+    bench.ratio(what, ours, files, 1.3, as_seconds)
+    bench.ratio(f"{what}, which fetch the lists too", ours, lists + files, 1.3, as_seconds)
+    bench.at_most(f"most memory of a cold build of {megabytes(wanted.size)}", memory, _MEMORY, megabytes)
+
+
+def _cold_round(bench: Bench, wanted: Wanted, proxy: str | None) -> tuple[float, float, float, float]:
+    """Return the seconds of a build, of fetching its files, and of fetching its lists; and the build's memory."""
     cache, output = bench.path("cold-cache"), bench.path("cold.tar.gz")
     options = [f"--output={output}", f"--cache={cache}", "--python=system", "--quiet"]
+    options += [f"--flow={flow}" for flow in wanted.flows] + ([f"--proxy={proxy}"] if proxy else [])
     # The builder's own environment is made once for each cache, and is no part of a build.
     run(_builder("--help", f"--cache={cache}"))
-    ours = seconds(partial(run, _builder(*options, *([f"--proxy={proxy}"] if proxy else []))))
+    used = []
+    ours = seconds(lambda: used.append(memory_of(_builder(*options))))
     shutil.rmtree(cache)
     output.unlink()
-    return ours, seconds(partial(_fetch_with_curl, bench, addresses, proxy))
+    files = seconds(partial(_fetch_with_curl, bench, wanted.files, proxy))
+    return ours, files, seconds(partial(_fetch_lists_with_curl, bench, wanted, proxy)), used[0]
+
+
+def bench_gpu(bench: Bench) -> None:
+    """Measure a bundle with PyTorch and its CUDA libraries, cold on the line as it is, and warm."""
+    flows = [_ROOT / "benches" / "gpu"]
+    wanted = wanted_by(bench, flows)
+    _cold_rounds(bench, "line as it is", wanted)
+    output, copy = bench.path("gpu.tar.gz"), bench.path("copy")
+    bench.build(output, flows)
+    with unpacked(bench, output) as bundle:
+        files = [path for path in bundle.rglob("*") if path.is_file()]
+        works = partial(bench.build, output, flows), partial(_write_and_hash, files, copy)
+        rounds = [[seconds(work) for work in works] for _ in range(bench.rounds)]
+    build, write = map(median, zip(*rounds, strict=True))
+    size = megabytes(output.stat().st_size)
+    bench.ratio(f"warm build of {size}, against writing and hashing", build, write, 1.5, as_seconds)
+    output.unlink()
+    copy.unlink()
 
 
 def bench_warm(bench: Bench) -> None:
@@ -228,7 +263,7 @@ def bench_space(bench: Bench) -> None:
     bench.path("bundle.tar.gz").unlink()
 
 
-BENCHES: Mapping[str, Callable[[Bench], None]] = {
+BENCHES: dict[str, Callable[[Bench], None]] = {
     "sharing": bench_sharing,
     "delta": bench_delta,
     "flows": bench_flows,
@@ -236,6 +271,8 @@ BENCHES: Mapping[str, Callable[[Bench], None]] = {
     "warm": bench_warm,
     "space": bench_space,
 }
+ON_REQUEST: dict[str, Callable[[Bench], None]] = {"gpu": bench_gpu}
+"""What fetches too much to be run without being asked for."""
 
 
 def megabytes(number: float) -> str:
@@ -319,33 +356,77 @@ def _install(bundle: Path, node: Path, names: Iterable[str]) -> Iterator[Path]:
         yield node
 
 
-def _addresses(bench: Bench) -> Mapping[str, str]:
-    """Return the address and SHA-256 of every file that a build of this checkout fetches."""
+@dataclass(frozen=True)
+class Wanted:
+    """What a build fetches."""
+
+    flows: Sequence[Path]
+    files: Mapping[str, str]
+    """SHA-256 by address."""
+    size: int
+    """Bytes of all files."""
+    lists: Sequence[str]
+    """Addresses of the signed lists of archives, and of the lists of packages that they name."""
+    pages: Sequence[str]
+    """Addresses of the index's pages."""
+
+
+def wanted_by(bench: Bench, flows: Sequence[Path]) -> Wanted:
+    """Return what a build of this checkout with *flows* fetches."""
+    target = host_target(platform.machine())
     options = BuildOptions(
         root=_ROOT,
         cache=bench.cache,
         output=bench.path("none"),
-        targets=(host_target(platform.machine()),),
+        targets=(target,),
         python="system",
-        flows=tuple(find_flows(_ROOT)),
+        flows=tuple(flows),
     )
+    network = pip_network()
     plans = plan_environments(_ROOT, options.flows, "system")
-    contents = resolve(options, plans, Sources.of(options, pip_network()), Progress())
-    return {download.url: download.sha256 for download in contents.downloads}
+    contents = resolve(options, plans, Sources.of(options, network), Progress())
+    sizes = Fetcher(Cache(bench.cache), network).sizes(contents.downloads)
+    names = sorted({download.name for download in contents.downloads if download.kind == "wheel"})
+    (archive,) = find_archives(target, {}, host_entries())
+    suites = [f"{uri}/dists/{suite}" for uri, suite in archive.suites]
+    return Wanted(
+        flows,
+        {download.url: download.sha256 for download in contents.downloads},
+        sum(sizes.values()),
+        [
+            *(f"{suite}/InRelease" for suite in suites),
+            *(f"{suite}/main/binary-{target.debian_architecture}/Packages.xz" for suite in suites),
+        ],
+        [f"{network.indexes[0].rstrip('/')}/{name}/" for name in names],
+    )
 
 
-def _fetch_with_curl(bench: Bench, addresses: Mapping[str, str], proxy: str | None) -> None:
+def _fetch_with_curl(bench: Bench, files: Mapping[str, str], proxy: str | None) -> None:
     directory = bench.path("curl")
     directory.mkdir()
-    configuration, sums = directory / "configuration", directory / "sums"
+    sums = directory / "sums"
+    sums.write_text("".join(f"{sha256}  {number}\n" for number, sha256 in enumerate(files.values())))
+    _curl(files, directory, proxy)
+    run(["sha256sum", "--check", "--quiet", sums], cwd=directory)
+    shutil.rmtree(directory)
+
+
+def _fetch_lists_with_curl(bench: Bench, wanted: Wanted, proxy: str | None) -> None:
+    directory = bench.path("curl")
+    directory.mkdir()
+    _curl(wanted.lists, directory, proxy)
+    _curl(wanted.pages, directory, proxy, "--compressed", "--header", "Accept: application/vnd.pypi.simple.v1+json")
+    shutil.rmtree(directory)
+
+
+def _curl(addresses: Iterable[str], directory: Path, proxy: str | None, *options: str) -> None:
+    """Fetch *addresses* into *directory*, with numbers for names."""
+    configuration = directory / "configuration"
     configuration.write_text(
         "".join(f'url = "{url}"\noutput = "{number}"\n' for number, url in enumerate(addresses)), encoding="utf-8"
     )
-    sums.write_text("".join(f"{sha256}  {number}\n" for number, sha256 in enumerate(addresses.values())))
     fetch = ["curl", "--parallel", "--parallel-max", "8", "--fail", "--location", "--silent", "--show-error"]
-    run([*fetch, *(["--proxy", proxy] if proxy else []), "--config", configuration], cwd=directory)
-    run(["sha256sum", "--check", "--quiet", sums], cwd=directory)
-    shutil.rmtree(directory)
+    run([*fetch, *options, *(["--proxy", proxy] if proxy else []), "--config", configuration], cwd=directory)
 
 
 def _write_and_hash(files: Iterable[Path], output: Path) -> None:
@@ -369,9 +450,10 @@ def _system_python() -> str:
 def main() -> None:
     """Run the command line; end with status 1 when a bound was not kept."""
     parser = argparse.ArgumentParser(description="Measure bundles: their bytes, and the time to build and verify them.")
+    names = f"{', '.join(BENCHES)} (default: all of these), {', '.join(ON_REQUEST)}"
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--payload", type=int, default=2000, metavar="MB", help="size of the large flow's wheels")
-    parser.add_argument("--only", action="append", choices=list(BENCHES), metavar="NAME", help=", ".join(BENCHES))
+    parser.add_argument("--only", action="append", choices=[*BENCHES, *ON_REQUEST], metavar="NAME", help=names)
     parser.add_argument("--cache", type=Path, default=default_cache(), help="the builder's cache")
     parser.add_argument("--directory", type=Path, help="where to work (default: a temporary directory)")
     options = parser.parse_args()
@@ -383,7 +465,7 @@ def main() -> None:
         bench = Bench(Path(directory), options.rounds, options.payload * _MB, cache)
         for name in options.only or BENCHES:
             print(name, file=sys.stderr, flush=True)
-            BENCHES[name](bench)
+            (BENCHES | ON_REQUEST)[name](bench)
         print("\n".join(report(bench)))
     sys.exit(not all(line.kept for line in bench.lines))
 

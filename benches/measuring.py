@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,18 @@ def run(command: Sequence[str | Path], cwd: Path | None = None, **variables: str
     if finished.returncode != 0:
         sys.exit(f"{' '.join(map(str, command[:6]))} ... failed: {finished.stdout}{finished.stderr}")
     return finished.stdout
+
+
+def memory_of(command: Sequence[str | Path]) -> int:
+    """Run *command* and return the most bytes that it, or any program that it started, had in memory."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            output.seek(0)
+            sys.exit(f"{' '.join(map(str, command[:6]))} ... failed: {output.read()}")
+    return usage.ru_maxrss * 1024
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -32,6 +32,8 @@ class _Proxy:
         self._rate = bytes_per_second
         self._free_at = 0.0
         """When the line has let through all that it was given."""
+        self._hosts: dict[str, str] = {}
+        """Addresses by name: a name server that is slow is no part of the line."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one connection: a tunnel, or one plain request."""
@@ -40,17 +42,22 @@ class _Proxy:
             method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
             if method == "CONNECT":
                 host, _, port = target.rpartition(":")
-                server_reader, server_writer = await asyncio.open_connection(host, int(port))
+                server_reader, server_writer = await self._connect(host, int(port))
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             else:
                 parts = urlsplit(target)
-                server_reader, server_writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
+                server_reader, server_writer = await self._connect(parts.hostname or "", parts.port or 80)
                 server_writer.write(_direct(head, target))
             await asyncio.gather(self._copy(reader, server_writer), self._copy(server_reader, writer, slowly=True))
         except (OSError, asyncio.IncompleteReadError):
             pass  # one of the two has left
         finally:
             writer.close()
+
+    async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        streams = await asyncio.open_connection(self._hosts.get(host, host), port)
+        self._hosts[host] = streams[1].get_extra_info("peername")[0]
+        return streams
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slowly: bool = False) -> None:
         try:
