@@ -49,7 +49,15 @@ from ansible import context
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-READ_ONLY = ("audit.yml", "flow-list.yml", "have.yml", "preflight.yml", "status.yml", "support-bundle.yml")
+READ_ONLY = (
+    "audit.yml",
+    "flow-list.yml",
+    "have.yml",
+    "preflight.yml",
+    "ssh-hosts.yml",
+    "status.yml",
+    "support-bundle.yml",
+)
 """Playbooks that change nothing on the site."""
 
 _PAUSE_SECONDS = 0.5

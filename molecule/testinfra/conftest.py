@@ -37,6 +37,7 @@ _FIRST = (
     "test_flows",
     "test_redeploy",
     "test_ui",
+    "test_firewall",
     "test_mixed",
     "test_delta",
     "test_system_updates",
@@ -53,7 +54,7 @@ _FIRST = (
     "test_backup",
     "test_remove_worker",
 )
-_LAST = ("test_join", "test_uninstall", "test_escapes")
+_LAST = ("test_planted_secrets", "test_join", "test_uninstall", "test_escapes")
 
 # A module that is named here runs in these scenarios only, every other one in "default" alone.
 _IN_ALL_SCENARIOS = ("test_escapes",)
