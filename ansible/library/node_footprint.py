@@ -112,6 +112,8 @@ if TYPE_CHECKING:
 
 _UNITS = Path("/etc/systemd/system")
 _CHANGES = "pag.conf"
+# The units of flow runs, which are in no file.
+_RUNS = "flow-run-*"
 _SUFFIXES = (".service", ".socket", ".timer", ".path", ".target", ".mount", ".slice")
 
 
@@ -138,7 +140,8 @@ def unit_paths(patterns: Sequence[str], others: Sequence[str], directory: Path =
 def files_of_others(home: Path, own: Sequence[str], results: Sequence[Path]) -> list[str]:
     """Return what is in the home and was not made by the installation, and results of flow runs."""
     found = [path for path in home.iterdir() if path.name not in own and path.name[0] != "."] if home.is_dir() else []
-    found += [path for path in results if path.is_dir() and any(path.iterdir())]
+    # Each flow that ran has a directory there.
+    found += [path for path in results if any(not entry.is_dir() for entry in path.rglob("*"))]
     return sorted(map(str, found))
 
 
@@ -188,7 +191,7 @@ def main() -> None:
         units=sorted({path.name for path in paths if path.name.endswith(_SUFFIXES)}),
         paths=list(map(str, paths)),
         files=files_of_others(Path(parameters["home"]), parameters["own"], list(map(Path, parameters["results"]))),
-        processes=processes_of(parameters["user"], parameters["units"]),
+        processes=processes_of(parameters["user"], [*parameters["units"], _RUNS]),
         machine_id=machine_id.read_text(encoding="ascii").strip() if machine_id.is_file() else "",
         before=json.loads(record.read_text(encoding="utf-8")) if record.exists() else {},
     )

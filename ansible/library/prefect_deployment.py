@@ -46,6 +46,9 @@ options:
   env:
     description: Variables for the environment of flow runs.
     type: dict
+  limits:
+    description: Limits of runs, C(memory_max), C(cpu_weight), C(tasks_max), C(time_max); others are the pool's.
+    type: dict
   parameters:
     description: Default parameters of runs.
     type: dict
@@ -145,6 +148,7 @@ def wanted_settings(parameters: dict[str, Any]) -> dict[str, Any]:
         "working_dir": parameters["path"],
         "env": {ENTRYPOINT_VARIABLE: f"{parameters['path']}/{parameters['entrypoint']}"} | (parameters["env"] or {}),
     }
+    job_variables |= parameters.get("limits") or {}
     settings: dict[str, Any] = {
         "work_pool_name": parameters["work_pool"],
         "entrypoint": parameters["entrypoint"],
@@ -272,6 +276,7 @@ def main() -> None:
             "owner": {"type": "path", "required": True},
             "command": {"type": "str", "required": True},
             "env": {"type": "dict"},
+            "limits": {"type": "dict"},
             "parameters": {"type": "dict"},
             "parameter_schema": {"type": "dict", "required": True},
             "schedules": {"type": "list", "elements": "dict"},

@@ -24,6 +24,11 @@ options:
   concurrency_limit:
     description: How many flow runs the pool runs at once; -1 for no limit.
     type: int
+  limits:
+    description:
+      - Limits of runs whose deployments give no others, C(memory_max), C(cpu_weight), C(tasks_max), C(time_max).
+      - Given, even empty, deployments of the pool can have limits. Those that are not given are left as they are.
+    type: dict
   paused:
     description: Whether the pool gives out no runs.
     type: bool
@@ -73,6 +78,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible.module_utils.job_template import with_limits
 from ansible.module_utils.prefect_api import (
     API_ARGUMENTS,
     PrefectApi,
@@ -81,6 +87,7 @@ from ansible.module_utils.prefect_api import (
     differences,
     quoted,
 )
+from ansible.module_utils.run_limits import LimitError, read_limits
 
 
 def wanted_settings(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +122,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             api.request("DELETE", path)
         return {"changed": found is not None, "pool": {"name": name}}
 
+    if parameters.get("limits") is not None:
+        template = (found or {}).get("base_job_template") or {}
+        wanted["base_job_template"] = with_limits(template, read_limits(parameters["limits"]))
     if found is None:
         pool = {"name": name, "type": pool_type} | wanted
         if not module.check_mode:
@@ -144,6 +154,7 @@ def main() -> None:
             "type": {"type": "str", "default": "process"},
             "description": {"type": "str"},
             "concurrency_limit": {"type": "int"},
+            "limits": {"type": "dict"},
             "paused": {"type": "bool"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             **API_ARGUMENTS,
@@ -152,6 +163,8 @@ def main() -> None:
     )
     try:
         module.exit_json(**run(module))
+    except LimitError as error:
+        module.fail_json(msg=f"The limits of the work pool {module.params['name']} cannot be: {error}")
     except PrefectApiError as error:
         module.fail_json(msg=str(error))
 

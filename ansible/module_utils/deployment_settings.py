@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.module_utils.run_limits import NAMES as LIMITS
+
 # From where a run loads its flow. Without it, it would ask the server, which may have been told of another version
 # since the worker has read the command.
 ENTRYPOINT_VARIABLE = "PREFECT__FLOW_ENTRYPOINT"
@@ -20,11 +22,13 @@ def found_settings(deployment: dict[str, Any]) -> dict[str, Any]:
 def options_of(deployment: dict[str, Any], flow_name: str) -> dict[str, Any]:
     """Return a deployment, as the API gave it, by the names of the options of the module prefect_deployment."""
     limit = found_settings(deployment)["concurrency_limit"]
-    env = (deployment.get("job_variables") or {}).get("env") or {}
+    variables = deployment.get("job_variables") or {}
+    env = variables.get("env") or {}
     return {
         "flow_name": flow_name,
         "work_pool": deployment.get("work_pool_name"),
         "env": {key: value for key, value in env.items() if key != ENTRYPOINT_VARIABLE},
+        "limits": {name: variables[name] for name in LIMITS if variables.get(name) is not None},
         "parameter_schema": deployment.get("parameter_openapi_schema"),
         "schedules": [
             {key: schedule[key] for key in _SCHEDULE_SETTINGS if schedule.get(key) is not None}

@@ -18,6 +18,9 @@ from typing import Any
 
 import yaml
 
+from ansible.module_utils.run_limits import NAMES as LIMITS
+from ansible.module_utils.run_limits import LimitError, read_limits
+
 # Left out of what travels and of the digest: what tools leave behind, and the packages, which travel by themselves.
 _IGNORED_DIRECTORIES = frozenset(
     {
@@ -84,6 +87,7 @@ class Deployment:
     version: str | None = None
     concurrency_limit: int | None = None
     env: dict[str, str] = field(default_factory=dict)
+    limits: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -380,11 +384,18 @@ def _read_work_pool(path: Path, work_pool: Any, whose: str) -> dict[str, Any]:
     if work_pool.get("work_queue_name") == "default":
         del work_pool["work_queue_name"]
     unknown = [f"work_pool.{key}" for key in sorted(work_pool)]
-    unknown += [f"work_pool.job_variables.{key}" for key in sorted(job_variables) if key != "env"]
+    unknown += [f"work_pool.job_variables.{key}" for key in sorted(job_variables) if key not in ("env", *LIMITS)]
     if unknown:
         raise FlowSourceError(
             f"{path} has {', '.join(unknown)} in {whose}, which this playbook does not honour: remove it."
         )
+    limits = {name: job_variables[name] for name in LIMITS if job_variables.get(name) not in (None, "")}
+    try:
+        read_limits(limits)
+    except LimitError as error:
+        raise FlowSourceError(f"{path} has a limit in {whose} that cannot be: {error}") from error
+    if limits:
+        settings["limits"] = limits
     if job_variables.get("env"):
         settings["env"] = {str(key): str(value) for key, value in job_variables["env"].items()}
     return settings

@@ -2,7 +2,7 @@
 
 ``runs/<flow run's id>.json`` is a run under way, ``lost/<flow run's id>.json`` one whose end is not yet reported. The
 name of a file is all that is needed of it: after a power failure it may be empty. The worker writes them, Ansible's
-modules read them. Standard library only.
+modules read them. ``ends/<flow run's id>`` says in words why a run was refused or ended. Standard library only.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Record:
     def __init__(self, directory: Path) -> None:
         self._runs = directory / "runs"
         self._lost = directory / "lost"
+        self._ends = directory / "ends"
 
     @classmethod
     def of(cls, kind: str, root: Path = Path("/")) -> Record:
@@ -45,7 +46,7 @@ class Record:
 
     def open(self) -> None:
         """Make the directories, and keep all runs that an earlier worker left, whose processes were killed with it."""
-        for path in (self._runs, self._lost):
+        for path in (self._runs, self._lost, self._ends):
             path.mkdir(exist_ok=True)
         for entry in self.unsettled():
             self.lose(entry.id)
@@ -66,6 +67,15 @@ class Record:
     def reported(self, run: str) -> None:
         """Forget a run that was lost, and whose end the server knows."""
         (self._lost / f"{run}.json").unlink(missing_ok=True)
+
+    def take_end(self, run: str) -> str | None:
+        """Return why a run was refused or ended, where what started it said so, and forget it."""
+        try:
+            reason = (self._ends / run).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        (self._ends / run).unlink()
+        return reason
 
     def lose(self, run: str) -> None:
         """Keep a run that is no longer under way until its end can be reported."""

@@ -35,6 +35,7 @@ _FIRST = (
     "test_environments",
     "test_outage",
     "test_flows",
+    "test_boxes",
     "test_redeploy",
     "test_ui",
     "test_firewall",

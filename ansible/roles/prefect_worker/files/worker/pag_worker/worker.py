@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from prefect.workers.process import ProcessWorker
 
+from pag_worker.boxes import BoxConfiguration, BoxVariables
 from pag_worker.reports import LOST
 from pag_worker.survey import survey
 
@@ -52,6 +53,9 @@ class _Started:
 
 class DrainingWorker(ProcessWorker):
     """A worker that ends when its runs have ended."""
+
+    job_configuration = BoxConfiguration
+    job_configuration_variables = BoxVariables
 
     record: Record
     reports: Reports
@@ -130,7 +134,9 @@ class DrainingWorker(ProcessWorker):
 
     async def _settle(self, run: str, status: int | None) -> None:
         """See to it that a run whose process has ended is not under way any more."""
-        message = self._ending or f"{LOST}its process ended with status {status}, and it could report no state."
+        why = self.record.take_end(run)
+        why = self._ending or why
+        message = why or f"{LOST}its process ended with status {status}, and it could report no state."
         try:
             known = (await asyncio.to_thread(self.reports.runs, [run])).get(run)
             if known is None or self.reports.is_mine(known, time.time()) is False:
@@ -138,7 +144,7 @@ class DrainingWorker(ProcessWorker):
             if known["state_type"] == "CANCELLING":
                 self.record.lose(run)  # Prefect is about to say that it is cancelled
             else:
-                await asyncio.to_thread(self.reports.end, known, message, crashed_too=self._ending is not None)
+                await asyncio.to_thread(self.reports.end, known, message, crashed_too=why is not None)
         except Exception as error:  # whatever it is, the other runs go on
             self.record.lose(run)
             print(f"The end of the run {run} is reported later: {error}", flush=True)

@@ -1,0 +1,233 @@
+"""Run flow runs in boxes of their own, for the workers that connect to the socket which systemd hands over.
+
+By pag-run.service, as root. A process for each connection starts a transient unit, and ends it when the worker says so
+or is gone. When such a process is killed, this one ends its unit; when this one is, systemd does (BindsTo=).
+
+What a unit leaves is removed here, by no ExecStopPost=: systemd 252 forgets those of transient units when it reloads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from run_box import Box, Node, command_line, environment_file, environment_of, make_box
+from run_end import PROPERTIES, read_end
+from run_limits import LimitError, read_limits
+from run_messages import ClosedError, receive, send
+
+_SETTINGS = Path("/etc/prefect/run.json")
+_NOTES = Path("/run/pag-run")
+_REFUSED = 78
+_AGAIN_MILLISECONDS = 1000
+_IDLE_SECONDS = 10.0
+# The first descriptor that systemd hands over.
+_LISTENER = 3
+_UNIT = "pag-run.service"
+_WORKER = re.compile(r"/prefect-worker-[a-z]+\.service$", re.MULTILINE)
+_CREDENTIALS = struct.Struct("3i")
+
+
+class RefusedError(Exception):
+    """The run is not started; the message is one sentence."""
+
+
+def read_node(settings: Path = _SETTINGS) -> Node:
+    """Return what the node's settings say."""
+    content = json.loads(settings.read_text(encoding="utf-8"))
+    return Node(content["user"], Path(content["home"]), tuple(content["write_paths"]))
+
+
+def check_peer(connection: socket.socket, node: Node, processes: Path = Path("/proc")) -> None:
+    """Raise RefusedError when the other side is no worker of ours: a run must not ask for runs."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(credentials)
+    groups = (processes / str(pid) / "cgroup").read_text(encoding="utf-8")
+    if uid != pwd.getpwnam(node.user).pw_uid or not _WORKER.search(groups):
+        raise RefusedError("Runs are started for this node's workers only.")
+
+
+def prepare(box: Box, environment: dict[str, str]) -> None:
+    """Make the run's directories, and the file with its environment."""
+    entry = pwd.getpwnam(box.node.user)
+    box.directory.mkdir(mode=0o711)
+    for path in (box.home, box.results):
+        if not path.exists():
+            path.mkdir()
+            path.chmod(0o700)
+            os.chown(path, entry.pw_uid, entry.pw_gid)
+    if box.code is not None:
+        _copy(box.code, box.copy)
+        subprocess.run(["chown", "-hR", f"{entry.pw_uid}:{entry.pw_gid}", box.copy], check=True)
+    box.notes.mkdir(mode=0o700)
+    descriptor = os.open(box.notes / "env", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(environment_file(environment))
+
+
+def _copy(source: Path, target: Path) -> None:
+    command = ["cp", "-R", "--preserve=mode,timestamps", "--reflink=auto", source, target]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    if finished.returncode != 0:
+        raise RefusedError(f"The flow's code could not be copied: {finished.stderr.strip()}")
+
+
+def wait(connection: socket.socket, unit: str, process: subprocess.Popen[bytes]) -> int:
+    """Wait for the run's end; end it when the worker wants it to, or has gone."""
+    watched = os.pidfd_open(process.pid)
+    poll = select.poll()
+    poll.register(watched, select.POLLIN)
+    poll.register(connection, select.POLLIN)
+    told, alone = False, False
+    while True:
+        # Told again, as the unit may not have been there yet.
+        ready = {descriptor for descriptor, _ in poll.poll(_AGAIN_MILLISECONDS if told else None)}
+        if watched in ready:
+            return process.wait()
+        if connection.fileno() in ready:
+            try:
+                receive(connection)
+            except (ClosedError, OSError, ValueError):
+                alone = True
+                poll.unregister(connection)
+        told = True
+        if alone:
+            _systemctl("kill", "--signal=SIGKILL", unit)
+        _systemctl("stop", "--no-block", unit)
+
+
+def _systemctl(*arguments: str) -> str:
+    # The unit may have ended meanwhile, and is gone then.
+    command = ["systemctl", *arguments]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout
+
+
+def _clear(instance: str) -> None:
+    """End the run of *instance*, ``*`` for all, and remove what is left of it."""
+    units = f"flow-run-*-{instance}.service"
+    _systemctl("kill", "--signal=SIGKILL", units)
+    _systemctl("stop", units)
+    _systemctl("reset-failed", units)
+    _remove(instance)
+
+
+def _remove(instance: str) -> None:
+    directories = [*(read_node().home / "runs").glob(f"*-{instance}"), *_NOTES.glob(instance)]
+    subprocess.run(["rm", "-rf", "--", *directories], check=True)
+
+
+def serve(connection: socket.socket, instance: str) -> dict[str, Any]:
+    """Do what is asked for; return how it ended. Raises RefusedError."""
+    node = read_node()
+    request, files = receive(connection)
+    check_peer(connection, node)
+    try:
+        limits = read_limits(request["limits"])
+    except LimitError as error:
+        raise RefusedError(f"The run was not started: {error}") from error
+    notes = _NOTES / instance
+    box = make_box(node, request["run"], instance, request["flow"], request["directory"], notes)
+    prepare(box, environment_of(box, request["environment"]))
+    label = " ".join(f"Flow run {request['name']} of {box.flow}".split())
+    command = command_line(box, limits, _UNIT, label, request["command"])
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=files[0], stderr=files[1])
+    for descriptor in files:
+        os.close(descriptor)
+    status = wait(connection, box.unit, process)
+    shown = ""
+    if status:
+        shown = _systemctl("show", f"--property={','.join(PROPERTIES)}", box.unit)
+        _systemctl("reset-failed", box.unit)
+    _remove(instance)
+    return read_end(shown, limits, status)
+
+
+def answer(connection: socket.socket, instance: str) -> None:
+    """Serve a connection to its end."""
+    try:
+        end = serve(connection, instance)
+    except RefusedError as error:
+        end = {"status": _REFUSED, "signal": None, "reason": str(error)}
+    except ClosedError:
+        return
+    try:
+        send(connection, end)
+    except OSError:
+        return  # the worker has gone, and the next one reports the run
+
+
+def listen(listener: socket.socket) -> None:
+    """Start a process for each connection, until there is newer code and no run."""
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    wakeup, woken = socket.socketpair()
+    wakeup.setblocking(False)
+    signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+    running: dict[int, str] = {}
+    started = time.time()
+    number = 0
+    while running or not _is_outdated(started):
+        ready, _, _ = select.select([listener, woken], [], [], None if running else _IDLE_SECONDS)
+        if woken in ready:
+            woken.recv(4096)
+            _reap(running)
+        if listener in ready:
+            connection, _ = listener.accept()
+            number += 1
+            # Unlike those of an earlier broker, whose runs may be about to end.
+            instance = f"{started:.0f}.{number}"
+            process = os.fork()
+            if process == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                listener.close()
+                _serve_and_exit(connection, instance)
+            running[process] = instance
+            connection.close()
+
+
+def _serve_and_exit(connection: socket.socket, instance: str) -> None:
+    status = 1
+    try:
+        answer(connection, instance)
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _reap(running: dict[int, str]) -> None:
+    """Clear up after processes that have ended; where one was killed, so is its run."""
+    for process in list(running):
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended == 0:
+            continue
+        instance = running.pop(process)
+        if status != 0:
+            _clear(instance)
+
+
+def _is_outdated(started: float) -> bool:
+    """Whether the programs were replaced since they were read; systemd starts the new ones for the next run."""
+    return any(path.stat().st_mtime > started for path in Path(__file__).parent.glob("*.py"))
+
+
+def main() -> None:
+    """Clear up after a broker that was killed, and serve systemd's socket."""
+    _clear("*")
+    listen(socket.socket(fileno=_LISTENER))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""How a worker's runs are started: what they can be given, and the command that each becomes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from prefect.workers.process import ProcessJobConfiguration, ProcessVariables
+from pydantic import Field
+from run_limits import NAMES
+
+_CLIENT = ("/usr/bin/python3", "-E", "-s", "-S", "-B", "/usr/local/lib/pag-run/client.py")
+# As Prefect names it on what a worker starts.
+_FLOW_LABEL = "prefect.io/flow-name"
+
+
+class BoxVariables(ProcessVariables):
+    """What a deployment's job variables can be."""
+
+    memory_max: str | None = Field(default=None, title="Memory")
+    cpu_weight: int | str | None = Field(default=None, title="CPU Weight")
+    tasks_max: int | str | None = Field(default=None, title="Processes")
+    time_max: int | str | None = Field(default=None, title="Time")
+
+
+class BoxConfiguration(ProcessJobConfiguration):
+    """What a run is started with."""
+
+    # Anything: what is wrong is refused with a sentence, as the run's state.
+    memory_max: Any = Field(default=None)
+    cpu_weight: Any = Field(default=None)
+    tasks_max: Any = Field(default=None)
+    time_max: Any = Field(default=None)
+
+    def prepare_for_flow_run(self, flow_run: Any, *arguments: Any, **named: Any) -> None:
+        """Have the run started in a box."""
+        super().prepare_for_flow_run(flow_run, *arguments, **named)
+        self.command = compose(self.command or "python -m prefect.engine", [self._client(flow_run)])
+        # Prefect 3.8 takes the command for its own otherwise, and leaves it out.
+        self._command_configured = True
+
+    def _client(self, flow_run: Any) -> list[str]:
+        """Return the command that stands for the run in the worker."""
+        flow = (self.labels or {}).get(_FLOW_LABEL) or ""
+        limits = {name: getattr(self, name) for name in NAMES}
+        given = [f"--limit={name}={value}" for name, value in limits.items() if value not in (None, "")]
+        return [*_CLIENT, f"--run={flow_run.id}", f"--name={flow_run.name}", f"--flow={flow}", *given]
+
+
+def compose(command: str, wrappers: Sequence[Sequence[str]]) -> str:
+    """Return *command* in its *wrappers*, the outermost first: each is a command that runs what comes after ``--``."""
+    parts = shlex.split(command)
+    for wrapper in reversed(wrappers):
+        parts = [*wrapper, "--", *parts]
+    return shlex.join(parts)

@@ -1,0 +1,195 @@
+"""What starts flow runs in boxes: the client that stands for a run, the broker, and the unit that it asks for."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ANSIBLE
+
+PROGRAM = ANSIBLE / "roles/prefect_worker/files/run"
+sys.path[:0] = [str(PROGRAM), str(ANSIBLE / "module_utils")]
+
+import broker  # noqa: E402
+import run_end  # noqa: E402
+from run_box import Box, Node, command_line, environment_file, environment_of, make_box  # noqa: E402
+from run_messages import ClosedError, receive, send  # noqa: E402
+
+HOME = Path("/opt/prefect")
+NODE = Node("prefect", HOME, ("/data",))
+RUN = "0f0f0f0f-1111-4222-8333-444444444444"
+CODE = "/opt/prefect/flows/demo2/0123456789ab"
+
+
+def _box(directory: str = CODE, flow: str = "other") -> Box:
+    return make_box(NODE, RUN, "1700.7", flow, directory, Path("/run/pag-run/1700.7"))
+
+
+def test_a_flows_run_has_a_copy_of_its_code_in_the_codes_place() -> None:
+    box = _box()
+    assert (box.unit, box.flow, str(box.code), box.start) == (f"flow-run-{RUN}-1700.7.service", "demo2", CODE, CODE)
+    assert str(box.results) == "/opt/prefect/storage/demo2"
+
+
+@pytest.mark.parametrize(
+    "directory", ["/tmp/tmpabcprefect", "/opt/prefect/flows/../../etc", "/opt/prefect/flows/demo2"]
+)
+def test_no_other_directory_is_copied(directory: str) -> None:
+    box = _box(directory, flow="../my flow")
+    assert (box.code, box.flow) == (None, "my-flow")
+    assert box.start == (f"/opt/prefect/runs/{RUN}-1700.7/home" if directory.startswith("/tmp") else directory)
+
+
+def test_the_environment_is_what_the_worker_gives_without_its_own() -> None:
+    given = {"PREFECT_API_URL": "http://x/api", "HOME": "/root", "STATE_DIRECTORY": "/var/lib/x", "not a name": "1"}
+    environment = environment_of(_box(), given | {"PREFECT_HOME": "/opt/prefect/.prefect"})
+    home = f"/opt/prefect/runs/{RUN}-1700.7/home"
+    assert environment == {
+        "PREFECT_API_URL": "http://x/api",
+        "HOME": home,
+        "PREFECT_HOME": f"{home}/.prefect",
+        "PREFECT_LOCAL_STORAGE_PATH": "/opt/prefect/storage/demo2",
+    }
+
+
+def test_values_are_quoted_for_systemd() -> None:
+    assert environment_file({"A": 'say "hi" \\ $HOME `x`\nB'}) == 'A="say \\"hi\\" \\\\ \\$HOME \\`x\\`\nB"\n'
+
+
+def test_the_unit_holds_limits_and_no_environment() -> None:
+    line = command_line(_box(), {"memory_max": "1G"}, "pag-run.service", "A run", ["python", "-m", "x", "$HOME"])
+    properties = [entry.removeprefix("--property=") for entry in line if entry.startswith("--property=")]
+    assert {"MemoryMax=1G", "BindsTo=pag-run.service", "NoNewPrivileges=yes", "ReadWritePaths=-/data"} <= {*properties}
+    assert f"BindPaths=/opt/prefect/runs/{RUN}-1700.7/code:{CODE}" in properties
+    assert "EnvironmentFile=/run/pag-run/1700.7/env" in properties
+    assert not any(entry.startswith("Environment=") for entry in properties)
+    assert line[line.index("--") :] == ["--", "/usr/bin/env", "python", "-m", "x", "$$HOME"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "limits", "expected"),
+    [
+        ("exit-code 1 3", {}, (3, None, None)),
+        ("signal 2 9", {}, (137, 9, None)),
+        ("oom-kill 2 9", {"memory_max": "1G"}, (137, 9, "Out of memory: the run used more than memory_max=1G.")),
+        ("timeout 2 15", {"time_max": "9"}, (143, 15, "Out of time: the run took longer than time_max=9 seconds.")),
+        ("resources 0 0", {}, (1, None, "The run could not be started: see the journal.")),
+    ],
+)
+def test_an_end_is_said_in_words(
+    shown: str, limits: dict[str, str], expected: tuple[int, int | None, str | None]
+) -> None:
+    result, code, status = shown.split()
+    text = f"LoadState=loaded\nResult={result}\nExecMainCode={code}\nExecMainStatus={status}\n"
+    found = run_end.read_end(text, limits, 1)
+    assert (found["status"], found["signal"], found["reason"]) == expected
+
+
+def test_what_systemd_has_forgotten_was_told_to_stop_or_ended_well() -> None:
+    assert run_end.read_end("", {}, 0) == {"status": 0, "signal": None, "reason": None}
+    assert run_end.read_end("LoadState=not-found\n", {}, 255)["signal"] == 15
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_messages_arrive_whole_and_with_files(pair: tuple[socket.socket, socket.socket]) -> None:
+    document = {"environment": {"A": "x" * 700_000}}
+    sender = threading.Thread(target=send, args=(pair[0], document, (1, 2)))
+    sender.start()
+    received, files = receive(pair[1])
+    sender.join()
+    assert (received, len(files)) == (document, 2)
+    for descriptor in files:
+        os.close(descriptor)
+
+
+def test_the_others_end_and_nonsense_are_noticed(pair: tuple[socket.socket, socket.socket]) -> None:
+    pair[0].sendall(b"\xff\xff\xff\xff")
+    with pytest.raises(ValueError, match="too long"):
+        receive(pair[1])
+    pair[0].sendall(b"\x00\x00\x00\x02[]")
+    with pytest.raises(ValueError, match="dictionary"):
+        receive(pair[1])
+    pair[0].close()
+    with pytest.raises(ClosedError):
+        receive(pair[1])
+
+
+def test_who_is_no_worker_gets_no_run(tmp_path: Path, pair: tuple[socket.socket, socket.socket]) -> None:
+    group = tmp_path / str(os.getpid())
+    group.mkdir()
+    root = Node("root", HOME, ())
+    for name, allowed in (("prefect-worker-cpu.service", True), ("pag.slice/flow-run-1.service", False)):
+        (group / "cgroup").write_text(f"1:name=systemd:/system.slice/{name}\n0::/system.slice/{name}\n")
+        if allowed:
+            broker.check_peer(pair[0], root, tmp_path)
+        else:
+            with pytest.raises(broker.RefusedError, match="this node's workers only"):
+                broker.check_peer(pair[0], root, tmp_path)
+
+
+class Client:
+    """The client as the worker starts it, with a broker of the test's."""
+
+    def __init__(self, directory: Path, answer: dict[str, Any] | None) -> None:
+        self.state = directory / "state"
+        (self.state / "ends").mkdir(parents=True)
+        self.request: dict[str, Any] = {}
+        self._answer = answer
+        self._path = directory / "run.sock"
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(self._path))
+        self._server.listen()
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        code = (
+            "import sys, client; request = client.parse(sys.argv[2:]) | {'directory': '/', 'environment': {}};"
+            "client.end(client.ask(request, sys.argv[1]), request['run'])"
+        )
+        command = [sys.executable, "-c", code, str(self._path), *arguments]
+        thread = threading.Thread(target=self._serve)
+        thread.start()
+        finished = subprocess.run(
+            command,
+            env={"PYTHONPATH": str(PROGRAM), "STATE_DIRECTORY": str(self.state)},
+            capture_output=True,
+            text=True,
+        )
+        thread.join()
+        self._server.close()
+        return finished
+
+    def _serve(self) -> None:
+        connection, _ = self._server.accept()
+        with connection:
+            self.request, files = receive(connection)
+            for descriptor in files:
+                os.close(descriptor)
+            if self._answer is not None:
+                send(connection, self._answer)
+
+
+def test_the_client_ends_as_the_run_did(tmp_path: Path) -> None:
+    client = Client(tmp_path, {"status": 137, "signal": 9, "reason": "Out of memory."})
+    finished = client.run("--run=r1", "--limit=memory_max=1G", "--", "python", "--", "-x")
+    assert (finished.returncode, finished.stderr) == (-9, "Out of memory.\n")
+    assert (client.state / "ends/r1").read_text() == "Out of memory."
+    assert client.request["limits"] == {"memory_max": "1G"}
+    assert client.request["command"] == ["python", "--", "-x"]
+
+
+def test_the_client_says_when_its_broker_has_gone(tmp_path: Path) -> None:
+    finished = Client(tmp_path, None).run("--run=r1", "--", "true")
+    assert (finished.returncode, finished.stderr) == (78, "Lost: what ran it (pag-run) ended before it.\n")
