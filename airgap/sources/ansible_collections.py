@@ -10,7 +10,7 @@ from pathlib import Path
 from airgap.errors import ResolutionError
 from airgap.sources.interface import GeneratedFile
 
-COLLECTIONS = ("ansible.posix", "community.postgresql")
+COLLECTIONS = ("ansible.posix", "community.crypto", "community.postgresql")
 """What the playbooks use; each adds about a megabyte."""
 
 _ROOT = "ansible_collections"

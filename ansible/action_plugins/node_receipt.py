@@ -24,6 +24,9 @@ _PREFIXES = ("__", "ansible_", "role_")
 # What of the facts about the node roles act on; the rest of them may change at any time.
 _NODE_FACTS = ("target", "python", "hostname", "machine_id", "toolkit")
 _SERVER_VARIABLES = ("ansible_host",)
+# The controller's certificates, and the variables that name the site's own.
+_CERTIFICATES = Path("/etc/pag")
+_SITE_CERTIFICATES = ("server_certificate", "server_certificate_ca")
 # What the site writes beside the playbooks. Its variables count, wherever they stand.
 _NOT_PLAYBOOKS = ("inventory.yml", "secrets.yml", "collections", "__pycache__")
 
@@ -55,6 +58,11 @@ def digest_of_files(directory: Path, patterns: tuple[str, ...], skipped: tuple[s
 class ActionModule(ActionBase):
     """Adds C(inputs) to the module's arguments."""
 
+    def _content(self, path: Any) -> str:
+        """Return a digest of the file that a variable names, nothing when it names none that can be read."""
+        file = Path(str(self._templar.template(path or "")))
+        return hashlib.sha256(file.read_bytes()).hexdigest() if path and file.is_file() else ""
+
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         """Run the module on the machine and return its result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -67,6 +75,8 @@ class ActionModule(ActionBase):
             digest_of_files(playbooks, ("*.yml", "*/**/*"), _NOT_PLAYBOOKS),
             # What workers install beside what the playbooks say: the flows that are deployed.
             digest_of_files(root / "flows", ("**/*.json",)),
+            digest_of_files(_CERTIFICATES, ("*.crt", "*/*.crt")),
+            *(self._content(variables.get(name)) for name in _SITE_CERTIFICATES),
         ]
         arguments = {**self._task.args, "inputs": hashlib.sha256("\0".join(inputs).encode()).hexdigest()}
         result.update(self._execute_module(module_name="node_receipt", module_args=arguments, task_vars=task_vars))

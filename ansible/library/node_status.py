@@ -20,9 +20,13 @@ options:
     type: path
     required: true
   settings:
-    description: Directory with the services' settings, drained markers and certificates (C(tls/*.pem)).
+    description: Directory with the services' settings and drained markers.
     type: path
     default: /etc/prefect
+  certificates:
+    description: Directory with the server's certificates (C(*.crt)).
+    type: path
+    default: /etc/pag
   backups:
     description: Directory of the backups.
     type: path
@@ -134,7 +138,7 @@ def look(parameters: dict[str, Any]) -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "processors": os.cpu_count() or 1,
         "backups": node_files.backups(Path(parameters["backups"]), now)[:1],
-        "certificates": node_files.certificates(settings / "tls", now),
+        "certificates": node_files.certificates(Path(parameters["certificates"]), now),
         "reboot": list(reboot_reasons()),
         "errors": errors([unit["name"] for unit in units], parameters["errors"], Masker(parameters["secrets"])),
     }
@@ -148,6 +152,7 @@ def main() -> None:
             "home": {"type": "path", "required": True},
             "settings": {"type": "path", "default": "/etc/prefect"},
             "backups": {"type": "path", "default": "/var/backups/pag"},
+            "certificates": {"type": "path", "default": "/etc/pag"},
             "controller_time": {"type": "float", "required": True},
             "errors": {"type": "int", "default": 3},
             "secrets": {"type": "list", "elements": "str", "default": [], "no_log": True},

@@ -47,7 +47,7 @@ EXAMPLES = r"""
   prefect_concurrency_limit:
     names: [gpu-node-1-0, gpu-node-1-1]
     prune: gpu-node-1-[0-9]+
-    api_url: http://server:4200/api
+    api_url: https://server:4200/api
     api_auth: "{{ prefect_basic_auth_key }}"
 """
 

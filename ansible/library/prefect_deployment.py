@@ -107,7 +107,7 @@ EXAMPLES = r"""
     parameter_schema: {type: object, properties: {}}
     schedules:
       - schedule: {cron: 0 6 * * *, timezone: UTC}
-    api_url: http://server:4200/api
+    api_url: https://server:4200/api
     api_auth: "{{ prefect_basic_auth_key }}"
 """
 

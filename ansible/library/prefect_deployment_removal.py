@@ -54,7 +54,7 @@ EXAMPLES = r"""
   prefect_deployment_removal:
     names: [my-workflow/my_workflow]
     owner: /opt/prefect/flows/demo2
-    api_url: http://server:4200/api
+    api_url: https://server:4200/api
     api_auth: "{{ prefect_basic_auth_key }}"
 """
 

@@ -62,7 +62,7 @@ EXAMPLES = r"""
     entrypoint: main.py:my_workflow
     work_pools: [cpu-pool]
     registry: /opt/pag/flows
-    api_url: http://server:4200/api
+    api_url: https://server:4200/api
     api_auth: "{{ prefect_basic_auth_key }}"
 """
 

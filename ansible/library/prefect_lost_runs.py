@@ -51,7 +51,7 @@ author:
 EXAMPLES = r"""
 - name: End what is lost
   prefect_lost_runs:
-    api_url: http://server:4200/api
+    api_url: https://server:4200/api
     api_auth: "{{ prefect_basic_auth_key }}"
     before: "2026-11-20T02:15:00+00:00"
     alive: []

@@ -42,7 +42,7 @@ EXAMPLES = r"""
   prefect_lost_worker:
     name: node-1
     message: "Lost: the node is dead, and was removed."
-    api_url: http://server:4200/api
+    api_url: https://server:4200/api
     api_auth: "{{ prefect_basic_auth_key }}"
 """
 

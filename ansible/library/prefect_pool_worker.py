@@ -41,7 +41,7 @@ EXAMPLES = r"""
 - name: Forget the worker
   prefect_pool_worker:
     name: node-1
-    api_url: http://server:4200/api
+    api_url: https://server:4200/api
     api_auth: "{{ prefect_basic_auth_key }}"
 """
 

@@ -30,7 +30,7 @@ author: pag
 EXAMPLES = r"""
 - name: Ask the server
   prefect_server_info:
-    api_url: http://server:4200/api
+    api_url: https://server:4200/api
     api_auth: "{{ prefect_basic_auth_key }}"
 """
 

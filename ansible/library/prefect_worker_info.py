@@ -56,7 +56,7 @@ EXAMPLES = r"""
     name: pag-worker-1
     pools: {prefect-worker-cpu.service: cpu-pool}
     environment: /opt/prefect/envs/prefect-0123456789ab
-    api_url: http://server:4200/api
+    api_url: https://server:4200/api
     api_auth: "{{ prefect_basic_auth_key }}"
 """
 

@@ -86,12 +86,15 @@ def backups(directory: Path, now: float) -> list[dict[str, Any]]:
 
 
 def certificates(directory: Path, now: float) -> list[dict[str, Any]]:
-    """Return the certificates in the ``*.pem`` files of *directory*: path, when they end, seconds until then.
+    """Return the certificates in the ``*.crt`` files of *directory*: path, when they end, seconds until then.
 
     ``expires_seconds`` is None for one that cannot be read, and ``problem`` says why. Files without one are left out.
+    Only the server's are told: the other nodes have a copy of its authority's, and need not have openssl.
     """
-    found = []
-    for path in sorted(directory.glob("*.pem")):
+    found: list[dict[str, Any]] = []
+    if not (directory / "server.crt").exists():
+        return found
+    for path in sorted(directory.glob("*.crt")):
         try:
             if "-----BEGIN CERTIFICATE-----" not in path.read_text(encoding="ascii", errors="replace"):
                 continue

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import BaseHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 API_ARGUMENTS: dict[str, dict[str, Any]] = {
     "api_url": {"type": "str", "required": True},
@@ -34,6 +35,9 @@ class PrefectUnreachableError(PrefectApiError):
     """Nothing answered at the API's address, or only the proxy in front of it did."""
 
 
+AUTHORITIES = "/etc/pag/ca.crt"
+"""What every machine of a cluster verifies the server with (role certificates)."""
+
 # What the proxy answers while the server behind it is down.
 _GATEWAY_STATUSES = (502, 503, 504)
 
@@ -41,8 +45,8 @@ _GATEWAY_STATUSES = (502, 503, 504)
 class PrefectApi:
     """Prefect's REST API at one address."""
 
-    def __init__(self, url: str, auth: str, timeout: float = 20.0) -> None:
-        """Take the address (ends in ``/api``), the login ``user:password`` and the seconds to wait for an answer."""
+    def __init__(self, url: str, auth: str, timeout: float = 20.0, authorities: str = AUTHORITIES) -> None:
+        """Take the address (ends in ``/api``), the login ``user:password``, the seconds to wait, whom to trust."""
         self._url = url.rstrip("/")
         self._timeout = timeout
         self._headers = {
@@ -50,8 +54,7 @@ class PrefectApi:
             "Content-Type": "application/json",
             "Accept": "application/json",
         }
-        # The cluster is its own network: a proxy that the node's environment names does not lead to it.
-        self._opener = build_opener(ProxyHandler({}))
+        self._authorities = authorities
 
     @classmethod
     def from_parameters(cls, parameters: dict[str, Any]) -> PrefectApi:
@@ -65,8 +68,9 @@ class PrefectApi:
         """
         data = None if body is None else json.dumps(body).encode()
         request = Request(self._url + path, data=data, headers=self._headers, method=method)  # noqa: S310 (http)
+        opener = self._opener()
         try:
-            with self._opener.open(request, timeout=self._timeout) as response:
+            with opener.open(request, timeout=self._timeout) as response:
                 content = response.read()
         except HTTPError as error:
             raise self._refusal(method, path, error.code, error.read()) from error
@@ -82,6 +86,21 @@ class PrefectApi:
             raise PrefectApiError(
                 f"What answers at {self._url}{path} is no Prefect server: check prefect_api_url."
             ) from error
+
+    def _opener(self) -> OpenerDirector:
+        """Return what opens addresses; the authorities are read anew, because they are renewed while workers run."""
+        # The cluster is its own network: a proxy that the node's environment names does not lead to it.
+        handlers: list[BaseHandler] = [ProxyHandler({})]
+        if self._url.startswith("https:"):
+            try:
+                handlers.append(HTTPSHandler(context=ssl.create_default_context(cafile=self._authorities)))
+            except OSError as error:
+                # In check mode before the first run there is neither a server nor this file.
+                raise PrefectUnreachableError(
+                    f"The Prefect server at {self._url} cannot be verified: {self._authorities} cannot be read "
+                    f"({error.strerror or error}); run main.yml for this machine."
+                ) from error
+        return build_opener(*handlers)
 
     def get(self, path: str) -> Any:
         """Return what is at *path*, None when nothing is there. Errors as in :meth:`request`."""

@@ -130,7 +130,7 @@ class Sources:
             )
         for file in [
             *sorted(Path("/etc/nginx/conf.d").glob("*.conf")),
-            *sorted(Path("/etc/pag").glob("*.conf")),
+            *sorted(path for path in Path("/etc/pag").glob("*.conf") if path.name != "login.conf"),
             *sorted(Path("/etc/postgresql").glob("*/*/conf.d/*.conf")),
         ]:
             yield from self._part(f"settings/{file.name}", lambda file=file: self._masker.mask(_text(file)))  # type: ignore[misc]

@@ -31,6 +31,7 @@ SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
 _FIRST = (
     "test_acceptance",
     "test_server",
+    "test_door",
     "test_workers",
     "test_environments",
     "test_outage",

@@ -34,7 +34,7 @@ _KILLS = 3
 _ASK = """
 import urllib.error, urllib.request
 try:
-    urllib.request.urlopen('http://localhost:4200/api/health')
+    urllib.request.urlopen('https://localhost:4200/api/health')
 except urllib.error.HTTPError as error:
     print(error.code, error.headers['Prefect-Maintenance'])
 """
@@ -104,7 +104,7 @@ def test_a_migration_that_fails_stops_it_and_is_brought_back(
     assert f"{SERVER} could not be upgraded" in output, output[-5000:]
     assert "go back with rollback.yml" in output
     # Prefect's clients wait while they are told so.
-    assert machines.ssh(SERVER, f'python3 -c "{_ASK}"').split() == ["503", "true"]
+    assert machines.ssh(SERVER, f'SSL_CERT_FILE=/etc/pag/ca.crt python3 -c "{_ASK}"').split() == ["503", "true"]
     machines.ssh(SERVER, f"{psql} 'DROP TABLE {_INDEX}'")
     returncode, output = played(machines, "rollback.yml")
     assert returncode == 0, output[-5000:]

@@ -19,6 +19,7 @@ from machines import Machines
 
 ANSIBLE = "pag-software-bundle/ansible"
 PORT = 9100
+TRUST = "SSL_CERT_FILE=/etc/pag/ca.crt"
 NODES = (SERVER, *CPU_WORKERS)
 UNITS = ("prometheus-node-exporter.service", "pag-metrics.timer")
 ROLE = Path(__file__).resolve().parents[2] / "ansible/roles/metrics"
@@ -78,7 +79,7 @@ def _get(machines: Machines, url: str, login: str | None = None) -> str:
         "print(u.urlopen(r, timeout=10).read().decode())"
     )
     header = "" if login is None else "Basic " + base64.b64encode(login.encode()).decode()
-    return machines.ssh(CONTROLLER, f"python3 -c {shlex.quote(program)}", stdin=header)
+    return machines.ssh(CONTROLLER, f"{TRUST} python3 -c {shlex.quote(program)}", stdin=header)
 
 
 def _server_environment(machines: Machines) -> str:
@@ -128,16 +129,16 @@ def test_the_server_tells_of_pools_and_runs(metrics: dict[str, str]) -> None:
 
 def test_the_servers_own_metrics_need_the_login(machines: Machines, metrics: dict[str, str], secrets: Secrets) -> None:
     del metrics
-    url = f"http://{machines.addresses()[SERVER]}:4200/api/metrics"
+    url = f"https://{machines.addresses()[SERVER]}:4200/api/metrics"
     assert "process_resident_memory_bytes" in _get(machines, url, secrets.basic_auth)
     program = f"import urllib.request as u; u.urlopen({url!r}, timeout=10)"
-    assert "401" in machines.ssh(CONTROLLER, f"python3 -c {shlex.quote(program)} 2>&1", check=False)
+    assert "401" in machines.ssh(CONTROLLER, f"{TRUST} python3 -c {shlex.quote(program)} 2>&1", check=False)
 
 
 def test_the_dashboard_asks_for_metrics_that_exist(
     machines: Machines, metrics: dict[str, str], secrets: Secrets
 ) -> None:
-    server = _get(machines, f"http://{machines.addresses()[SERVER]}:4200/api/metrics", secrets.basic_auth)
+    server = _get(machines, f"https://{machines.addresses()[SERVER]}:4200/api/metrics", secrets.basic_auth)
     exported = OF_PROMETHEUS | _names(server) | {name for text in metrics.values() for name in _names(text)}
     dashboard = json.loads(machines.ssh(CONTROLLER, f"cat {ANSIBLE}/metrics/grafana-dashboard.json"))
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]

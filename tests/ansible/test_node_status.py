@@ -135,14 +135,14 @@ def test_certificates_end(tmp_path: Path) -> None:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "10", "-subj", "/CN=x"]
     try:
         subprocess.run(
-            [*command, "-keyout", tmp_path / "key.pem", "-out", tmp_path / "server.pem"],
+            [*command, "-keyout", tmp_path / "key.pem", "-out", tmp_path / "server.crt"],
             check=True,
             capture_output=True,
         )
     except FileNotFoundError:
         pytest.skip("needs openssl")
-    (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\n")
-    now = (tmp_path / "server.pem").stat().st_mtime
+    (tmp_path / "broken.crt").write_text("-----BEGIN CERTIFICATE-----\n")
+    now = (tmp_path / "server.crt").stat().st_mtime
     broken, good = node_files.certificates(tmp_path, now)
     assert (broken["expires_seconds"], bool(broken["problem"])) == (None, True)
     assert abs(good["expires_seconds"] - 864000) < 100

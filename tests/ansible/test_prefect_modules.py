@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -240,3 +241,8 @@ def test_check_mode_plans_for_a_server_that_is_not_there_yet() -> None:
 def test_the_nodes_proxy_is_not_asked(prefect: FakePrefect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert PrefectApi(prefect.url, AUTH, 5).get("/work_pools/cpu-pool") is None
+
+
+def test_a_server_that_cannot_be_verified_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PrefectApiError, match=r"cannot be verified: .*/none cannot be read"):
+        PrefectApi("https://127.0.0.1:9/api", AUTH, 2, str(tmp_path / "none")).get("/work_pools/cpu-pool")

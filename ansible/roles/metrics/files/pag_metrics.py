@@ -22,6 +22,7 @@ from ansible.module_utils.prefect_state import counts, deployments_by_state, lim
 _WORKER = "prefect-worker-"
 _SETTINGS = Path("/etc/prefect")
 _BACKUPS = Path("/var/backups/pag")
+_CERTIFICATES = Path("/etc/pag")
 _ANSWER_SECONDS = 15.0
 
 
@@ -66,7 +67,7 @@ def add_services(metrics: Metrics, settings: Path) -> None:
     metrics.add("pag_failed_units", len(node_units.failed_units()), "Units of the node that failed.")
 
 
-def add_records(metrics: Metrics, home: Path, settings: Path, backups: Path) -> None:
+def add_records(metrics: Metrics, home: Path, certificates: Path, backups: Path) -> None:
     """Add environment, file systems, backups, certificates and whether a reboot is needed."""
     environment = node_files.base_environment(home)
     if environment:
@@ -81,7 +82,7 @@ def add_records(metrics: Metrics, home: Path, settings: Path, backups: Path) -> 
     if newest:
         metrics.add("pag_backup_age_seconds", newest["age_seconds"], "Age of the newest backup.")
         metrics.add("pag_backup_size_bytes", newest["bytes"], "Size of the newest backup.")
-    for certificate in node_files.certificates(settings / "tls", now):
+    for certificate in node_files.certificates(certificates, now):
         if certificate["expires_seconds"] is not None:
             metrics.add(
                 "pag_certificate_expires_seconds",
@@ -155,7 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     metrics = Metrics()
     add_services(metrics, _SETTINGS)
-    add_records(metrics, options.home, _SETTINGS, _BACKUPS)
+    add_records(metrics, options.home, _CERTIFICATES, _BACKUPS)
     if options.server:
         variables = os.environ
         add_prefect(metrics, variables.get("PREFECT_API_URL", ""), variables.get("PREFECT_API_AUTH_STRING", ""))

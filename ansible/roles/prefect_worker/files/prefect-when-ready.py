@@ -5,6 +5,7 @@ A worker that finds no server ends; systemd would start it over and over. This w
 """
 
 import os
+import ssl
 import sys
 import time
 import urllib.error
@@ -17,8 +18,12 @@ _ANSWER_SECONDS = 10.0
 
 def answer(url: str) -> str | None:
     """Return None when the server at *url* is healthy, else what happens instead."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
+        # Read anew each time: the authorities may be renewed meanwhile.
+        context = ssl.create_default_context(cafile=os.environ.get("PREFECT_API_SSL_CERT_FILE"))
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
         with opener.open(url, timeout=_ANSWER_SECONDS) as response:
             return None if response.status == 200 else f"status {response.status}"
     except urllib.error.HTTPError as error:
