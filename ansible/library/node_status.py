@@ -64,8 +64,8 @@ node:
   description: >-
     What was found: hostname, system, kernel, python, booted_seconds, clock_seconds (ahead of the controller's),
     environment (name, digest, prefect, python; null where there is none), installed_seconds, units, failed_units, runs
-    (ids by the unit that has them), drained (kinds of workers), disks, memory, load, processors, backups, certificates,
-    reboot (reasons), errors (unit, time, message).
+    (ids by the unit that has them), drained (kinds of workers), disks, memory, load, processors, gpus, backups,
+    certificates, reboot (reasons), errors (unit, time, message).
   type: dict
   returned: always
 """
@@ -81,6 +81,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible.module_utils import node_files
+from ansible.module_utils.gpu_inventory import inventory
 from ansible.module_utils.journal import last_errors
 from ansible.module_utils.masking import Masker
 from ansible.module_utils.node_units import failed_units, runs_of, show_units
@@ -137,6 +138,7 @@ def look(parameters: dict[str, Any]) -> dict[str, Any]:
         "memory": node_files.memory(),
         "load": round(os.getloadavg()[0], 2),
         "processors": os.cpu_count() or 1,
+        "gpus": inventory(),
         "backups": node_files.backups(Path(parameters["backups"]), now)[:1],
         "certificates": node_files.certificates(Path(parameters["certificates"]), now),
         "reboot": list(reboot_reasons()),

@@ -46,8 +46,10 @@ options:
   env:
     description: Variables for the environment of flow runs.
     type: dict
-  limits:
-    description: Limits of runs, C(memory_max), C(cpu_weight), C(tasks_max), C(time_max); others are the pool's.
+  job_variables:
+    description:
+      - More job variables of runs, which the work pool must have. An empty dictionary takes away those that the
+        deployment has; not given, they stay.
     type: dict
   parameters:
     description: Default parameters of runs.
@@ -134,21 +136,22 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible.module_utils.deployment_settings import ENTRYPOINT_VARIABLE, found_settings, options_of
+from ansible.module_utils.deployment_settings import ENTRYPOINT_VARIABLE, found_settings, options_of, other_variables
+from ansible.module_utils.job_template import variables_of
 from ansible.module_utils.prefect_api import API_ARGUMENTS, PrefectApi, PrefectApiError, differences, quoted
 
 # What the server puts before a recurrence rule that has no start.
 _DEFAULT_START = "DTSTART:20200101T000000\n"
 
 
-def wanted_settings(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that the parameters ask for, as the API names them."""
-    job_variables: dict[str, Any] = {
+def wanted_settings(parameters: dict[str, Any], found: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the settings that the parameters ask for, as the API names them, for the deployment that was *found*."""
+    given = parameters["job_variables"]
+    job_variables: dict[str, Any] = (other_variables(found or {}) if given is None else given) | {
         "command": parameters["command"],
         "working_dir": parameters["path"],
         "env": {ENTRYPOINT_VARIABLE: f"{parameters['path']}/{parameters['entrypoint']}"} | (parameters["env"] or {}),
     }
-    job_variables |= parameters.get("limits") or {}
     settings: dict[str, Any] = {
         "work_pool_name": parameters["work_pool"],
         "entrypoint": parameters["entrypoint"],
@@ -163,6 +166,17 @@ def wanted_settings(parameters: dict[str, Any]) -> dict[str, Any]:
     if limit is not None:
         settings["concurrency_limit"] = None if limit < 0 else limit
     return settings
+
+
+def check_job_variables(parameters: dict[str, Any], pool: dict[str, Any]) -> None:
+    """Raise PrefectApiError for job variables that the work pool does not have: they would have no effect."""
+    known = variables_of(pool.get("base_job_template"))
+    unknown = sorted(set(parameters["job_variables"] or {}) - set(known))
+    if unknown:
+        raise PrefectApiError(
+            f"The work pool {parameters['work_pool']} has no job variable {', '.join(unknown)}: it has "
+            f"{', '.join(sorted(known)) or 'none'}."
+        )
 
 
 def same_schedules(wanted: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:
@@ -226,13 +240,15 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     parameters = module.params
     flow_name, name = parameters["flow_name"], parameters["name"]
     full_name = f"{flow_name}/{name}"
-    wanted = wanted_settings(parameters)
     api = PrefectApi.from_parameters(parameters)
-    if api.get(f"/work_pools/{quoted(wanted['work_pool_name'])}") is None:
+    pool = api.get(f"/work_pools/{quoted(parameters['work_pool'])}")
+    if pool is None:
         raise PrefectApiError(
-            f"The server has no work pool {wanted['work_pool_name']}: give another work_pool, or create it first."
+            f"The server has no work pool {parameters['work_pool']}: give another work_pool, or create it first."
         )
+    check_job_variables(parameters, pool)
     found = api.get(f"/deployments/name/{quoted(flow_name)}/{quoted(name)}")
+    wanted = wanted_settings(parameters, found)
 
     if found is None:
         if not module.check_mode:
@@ -276,7 +292,7 @@ def main() -> None:
             "owner": {"type": "path", "required": True},
             "command": {"type": "str", "required": True},
             "env": {"type": "dict"},
-            "limits": {"type": "dict"},
+            "job_variables": {"type": "dict"},
             "parameters": {"type": "dict"},
             "parameter_schema": {"type": "dict", "required": True},
             "schedules": {"type": "list", "elements": "dict"},

@@ -154,13 +154,15 @@ def is_deployed(source: dict[str, Any], registry: Registry, api: PrefectApi) -> 
         found = {target: entry["digest"] for target, entry in record["environments"].items()}
         if (record["digest"], record["packs"]) != (flow["digest"], source["pack_digests"]):
             return False
-        if record["asked"] != json.loads(json.dumps(wanted)) or not record.get("settings"):
+        # Records of earlier releases say nothing of job variables: there were none.
+        asked = {"job_variables": None} | record["asked"]
+        if asked != json.loads(json.dumps(wanted)) or not record.get("settings"):
             return False
         if not source["pack_digests"] and found != digests:
             return False
         flow_name = record["settings"]["flow_name"]
         served = api.get(f"/deployments/name/{quoted(flow_name)}/{quoted(wanted['name'])}")
-        if served is None or options_of(served, flow_name) != record["settings"]:
+        if served is None or options_of(served, flow_name) != {"job_variables": {}} | record["settings"]:
             return False
         if not str(served["path"]).endswith(f"/{flow['name']}/{kept.version}"):
             return False

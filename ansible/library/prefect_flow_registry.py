@@ -127,8 +127,8 @@ def chosen(deployment: KeptDeployment, kept: KeptVersion) -> dict[str, Any]:
     record, settings = kept.record, kept.record["settings"]
     asked = {"version": None} | record["asked"]
     wanted = {key: settings[key] for key in ("parameters", "tags", "schedules", "concurrency_limit", "env")}
-    # Records of earlier versions have none.
-    wanted["limits"] = settings.get("limits", {})
+    # Earlier releases knew of no others.
+    wanted["job_variables"] = settings.get("job_variables", {})
     return {
         "flow": {
             "name": deployment.flow,

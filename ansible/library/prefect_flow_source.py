@@ -30,6 +30,9 @@ options:
   default_parameters:
     description: Dictionary, or its JSON.
     type: raw
+  job_variables:
+    description: Dictionary of job variables, or its JSON.
+    type: raw
   tags:
     description: List, its JSON, or words with commas between them.
     type: raw
@@ -103,6 +106,7 @@ def run(parameters: dict[str, Any]) -> dict[str, Any]:
         schedule=parameters["schedule"],
         default_parameters=parameters["default_parameters"],
         tags=parameters["tags"],
+        job_variables=parameters["job_variables"],
         packed_env=parameters["packed_env"],
     )
     return {"changed": False, **read_source(request, Path(parameters["root"]))}
@@ -119,6 +123,7 @@ def main() -> None:
             "schedule": {"type": "raw"},
             "default_parameters": {"type": "raw"},
             "tags": {"type": "raw"},
+            "job_variables": {"type": "raw"},
             "packed_env": {"type": "str", "default": DEFAULT_PACK},
             "root": {"type": "path", "default": "/opt/pag"},
         },

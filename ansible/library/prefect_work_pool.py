@@ -32,6 +32,11 @@ options:
   paused:
     description: Whether the pool gives out no runs.
     type: bool
+  job_variables:
+    description:
+      - Job variables that deployments and runs can set, each with its JSON schema. Others that the pool has, and
+        defaults that were set on the server, stay as they are.
+    type: dict
   state:
     description: Whether the pool is there. Deleting it deletes its queues and scheduled runs.
     type: str
@@ -78,7 +83,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible.module_utils.job_template import with_limits
+from ansible.module_utils.job_template import with_limits, with_variables
 from ansible.module_utils.prefect_api import (
     API_ARGUMENTS,
     PrefectApi,
@@ -90,8 +95,8 @@ from ansible.module_utils.prefect_api import (
 from ansible.module_utils.run_limits import LimitError, read_limits
 
 
-def wanted_settings(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that the parameters ask for, as the API names them."""
+def wanted_settings(parameters: dict[str, Any], found: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the settings that the parameters ask for, as the API names them, for the pool that was *found*."""
     settings: dict[str, Any] = {}
     if parameters["description"] is not None:
         settings["description"] = parameters["description"]
@@ -100,6 +105,9 @@ def wanted_settings(parameters: dict[str, Any]) -> dict[str, Any]:
         settings["concurrency_limit"] = None if limit < 0 else limit
     if parameters["paused"] is not None:
         settings["is_paused"] = parameters["paused"]
+    if parameters["job_variables"]:
+        template = (found or {}).get("base_job_template")
+        settings["base_job_template"] = with_variables(template, parameters["job_variables"])
     return settings
 
 
@@ -107,7 +115,6 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     """Compare the pool with what is wanted and make it so. Returns the module's result; raises PrefectApiError."""
     parameters = module.params
     name, pool_type = parameters["name"], parameters["type"]
-    wanted = wanted_settings(parameters)
     api = PrefectApi.from_parameters(parameters)
     path = f"/work_pools/{quoted(name)}"
     try:
@@ -116,6 +123,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         if not module.check_mode:
             raise
         found = None
+    wanted = wanted_settings(parameters, found)
 
     if parameters["state"] == "absent":
         if found is not None and not module.check_mode:
@@ -123,7 +131,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         return {"changed": found is not None, "pool": {"name": name}}
 
     if parameters.get("limits") is not None:
-        template = (found or {}).get("base_job_template") or {}
+        template = wanted.get("base_job_template") or (found or {}).get("base_job_template") or {}
         wanted["base_job_template"] = with_limits(template, read_limits(parameters["limits"]))
     if found is None:
         pool = {"name": name, "type": pool_type} | wanted
@@ -156,6 +164,7 @@ def main() -> None:
             "concurrency_limit": {"type": "int"},
             "limits": {"type": "dict"},
             "paused": {"type": "bool"},
+            "job_variables": {"type": "dict"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             **API_ARGUMENTS,
         },

@@ -54,7 +54,9 @@ options:
     type: int
     default: 1
   gpus:
-    description: The GPUs that flows may use, by their numbers; there is a warning for those without a device.
+    description: >-
+      The GPUs that flows may use, by their numbers or UUIDs. Those that a node with GPUs does not have are a problem;
+      where none can be found at all, there is a warning.
     type: list
     elements: str
     default: []
@@ -123,6 +125,7 @@ from typing import TYPE_CHECKING, Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible.module_utils import preflight_machine as machine
+from ansible.module_utils.gpu_inventory import check_gpus, inventory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -280,6 +283,7 @@ def main() -> None:
     busiest = directories[-1] if directories else parameters["root"]
     facts = node_facts(Path(parameters["root"]))
     facts |= machine.machine_facts(Path(busiest), measure=parameters["measure"])
+    gpus = inventory() if parameters["gpus"] else {"devices": [], "gpus": [], "amd": 0}
     sizes = list(
         machine.check_size(
             facts, parameters["minimum_memory"], parameters["recommended_memory"], parameters["recommended_processors"]
@@ -295,6 +299,7 @@ def main() -> None:
         *check_time(now, parameters["controller_time"], parameters["max_time_skew"]),
         *check_names(parameters["resolve"]),
         *check_ports(parameters["ports"]),
+        *check_gpus(parameters["gpus"], gpus),
     ]
     if os.geteuid() != 0:
         problems.append("ansible_user cannot become root: allow it sudo without a password.")
@@ -304,7 +309,7 @@ def main() -> None:
         *machine.warn_of_limits(),
         *machine.warn_of_umask(),
         *machine.warn_of_security_modules(),
-        *machine.warn_of_gpus(parameters["gpus"]),
+        *machine.warn_of_gpus(parameters["gpus"], gpus),
         *machine.warn_of_ssh(_sshd_configuration(module)),
     ]
     module.exit_json(

@@ -60,6 +60,8 @@ _HONOURED = frozenset(
         "concurrency_limit",
     }
 )
+# Job variables that say what a run is: the playbook sets them itself.
+_OWN_VARIABLES = ("command", "working_dir")
 _SCHEDULE_KINDS = ("cron", "interval", "rrule")
 _SCHEDULE_DETAILS = {"timezone", "day_or", "anchor_date"}
 _SCHEDULE_SETTINGS = {"active", "slug", "parameters"}
@@ -87,7 +89,8 @@ class Deployment:
     version: str | None = None
     concurrency_limit: int | None = None
     env: dict[str, str] = field(default_factory=dict)
-    limits: dict[str, Any] = field(default_factory=dict)
+    job_variables: dict[str, Any] | None = None
+    """Others than ``env``; which there are is the work pool's to say."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Request:
     schedule: Any = None
     default_parameters: Any = None
     tags: Any = None
+    job_variables: Any = None
     packed_env: str = DEFAULT_PACK
 
 
@@ -271,9 +275,12 @@ def _given(request: Request) -> dict[str, Any]:
     if request.schedule is not None:
         given["schedules"] = parse_schedule(request.schedule)
     if request.default_parameters is not None:
-        given["parameters"] = _dictionary(request.default_parameters)
+        given["parameters"] = _dictionary(request.default_parameters, "default_parameters", {"n": 3})
     if request.tags is not None:
         given["tags"] = _words(request.tags)
+    if request.job_variables is not None:
+        variables = _dictionary(request.job_variables, "job_variables", {"gpus": 2})
+        given |= _read_job_variables(variables, "The argument job_variables has")
     return given
 
 
@@ -287,14 +294,29 @@ def _decoded(value: Any) -> Any:
     return value
 
 
-def _dictionary(value: Any) -> dict[str, Any]:
+def _dictionary(value: Any, name: str, example: dict[str, Any]) -> dict[str, Any]:
     decoded = _decoded(value) or {}
     if not isinstance(decoded, dict):
         raise FlowSourceError(
-            f'default_parameters must be a dictionary, for example -e \'{{"default_parameters": {{"n": 3}}}}\', '
-            f"not {value!r}."
+            f"{name} must be a dictionary, for example -e '{json.dumps({name: example})}', not {value!r}."
         )
     return decoded
+
+
+def _read_job_variables(variables: dict[str, Any], whose: str) -> dict[str, Any]:
+    """Return what job variables say, as settings of a Deployment."""
+    own = [f"job_variables.{key}" for key in sorted(variables) if key in _OWN_VARIABLES]
+    if own:
+        raise FlowSourceError(f"{whose} {', '.join(own)}, which this playbook sets itself: remove it.")
+    settings: dict[str, Any] = {}
+    if variables.get("env"):
+        settings["env"] = {str(key): str(value) for key, value in variables["env"].items()}
+    others = {key: value for key, value in variables.items() if key != "env"}
+    try:
+        read_limits({name: others[name] for name in LIMITS if others.get(name) not in (None, "")})
+    except LimitError as error:
+        raise FlowSourceError(f"{whose} a limit that cannot be: {error}") from error
+    return settings | ({"job_variables": others} if others or not variables else {})
 
 
 def _words(value: Any) -> list[str]:
@@ -359,7 +381,7 @@ def _read_deployment(path: Path, entry: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {"name": name, "entrypoint": entry["entrypoint"].removeprefix("./")}
     settings |= {key: str(entry[key]) for key in ("description", "version") if key in entry}
     if "parameters" in entry:
-        settings["parameters"] = _dictionary(entry["parameters"])
+        settings["parameters"] = _dictionary(entry["parameters"], "parameters", {"n": 3})
     if "tags" in entry:
         settings["tags"] = _words(entry["tags"])
     schedules = entry.get("schedules", entry.get("schedule"))
@@ -377,27 +399,16 @@ def _read_work_pool(path: Path, work_pool: Any, whose: str) -> dict[str, Any]:
     if not isinstance(work_pool, dict):
         raise FlowSourceError(f"{path} has a work_pool in {whose} that is no dictionary.")
     work_pool = {key: value for key, value in work_pool.items() if value not in (None, {})}
-    job_variables = work_pool.pop("job_variables", {})
-    settings: dict[str, Any] = {}
+    settings = _read_job_variables(work_pool.pop("job_variables", None) or {"env": {}}, f"{path} has, in {whose},")
     if "name" in work_pool:
         settings["work_pool"] = str(work_pool.pop("name"))
     if work_pool.get("work_queue_name") == "default":
         del work_pool["work_queue_name"]
     unknown = [f"work_pool.{key}" for key in sorted(work_pool)]
-    unknown += [f"work_pool.job_variables.{key}" for key in sorted(job_variables) if key not in ("env", *LIMITS)]
     if unknown:
         raise FlowSourceError(
             f"{path} has {', '.join(unknown)} in {whose}, which this playbook does not honour: remove it."
         )
-    limits = {name: job_variables[name] for name in LIMITS if job_variables.get(name) not in (None, "")}
-    try:
-        read_limits(limits)
-    except LimitError as error:
-        raise FlowSourceError(f"{path} has a limit in {whose} that cannot be: {error}") from error
-    if limits:
-        settings["limits"] = limits
-    if job_variables.get("env"):
-        settings["env"] = {str(key): str(value) for key, value in job_variables["env"].items()}
     return settings
 
 

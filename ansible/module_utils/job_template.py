@@ -1,7 +1,7 @@
-"""What runs of a work pool for processes can be given: Prefect's own variables and ours. Standard library only.
+"""The base job template of a work pool for processes: Prefect's own job variables and ours. Standard library only.
 
 A pool that was created through the API has no template until its first worker brings Prefect's; one that has a template
-gets our variables into it, and keeps the rest.
+gets our variables into it, and keeps the rest. The format: https://docs.prefect.io/v3/concepts/work-pools.
 """
 
 from __future__ import annotations
@@ -68,18 +68,40 @@ _OURS: dict[str, dict[str, Any]] = {
 }
 
 
-def with_limits(template: Mapping[str, Any], defaults: Mapping[str, str]) -> dict[str, Any]:
-    """Return a pool's *template* with the limits as variables; *defaults* are the pool's, as they were read."""
-    result = copy.deepcopy(dict(template)) or {
-        "job_configuration": {name: _reference(name) for name in _PREFECTS},
-        "variables": {"type": "object", "properties": copy.deepcopy(_PREFECTS)},
-    }
-    properties = result.setdefault("variables", {"type": "object"}).setdefault("properties", {})
-    configuration = result.setdefault("job_configuration", {})
+def variables_of(template: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the job variables of a pool's template, each with its JSON schema."""
+    return dict(((template or {}).get("variables") or {}).get("properties") or {})
+
+
+def with_variables(template: Mapping[str, Any] | None, variables: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the template with these variables; a default that was set on the server stays, as everything else does."""
+    result = _with_prefects(template)
+    properties = result["variables"]["properties"]
+    for name, wanted in variables.items():
+        found = properties.get(name, {})
+        properties[name] = wanted | ({"default": found["default"]} if "default" in found else {})
+        result["job_configuration"].setdefault(name, _reference(name))
+    return result
+
+
+def with_limits(template: Mapping[str, Any] | None, defaults: Mapping[str, str]) -> dict[str, Any]:
+    """Return the template with the limits as variables; *defaults* are the pool's, as they were read."""
+    result = _with_prefects(template)
+    properties = result["variables"]["properties"]
     for name in NAMES:
         before = properties.get(name, {}).get("default")
         properties[name] = {**copy.deepcopy(_OURS[name]), "default": _value(name, defaults.get(name), before)}
-        configuration[name] = _reference(name)
+        result["job_configuration"][name] = _reference(name)
+    return result
+
+
+def _with_prefects(template: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a copy of the template; one without variables has those of processes."""
+    result = copy.deepcopy(dict(template or {}))
+    if not variables_of(result):
+        result.setdefault("job_configuration", {}).update({name: _reference(name) for name in _PREFECTS})
+        result["variables"] = {"type": "object", "properties": copy.deepcopy(_PREFECTS)}
+    result.setdefault("job_configuration", {})
     return result
 
 

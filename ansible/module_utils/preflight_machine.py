@@ -164,12 +164,10 @@ def warn_of_security_modules(root: Path = Path("/sys/fs/selinux")) -> Iterator[s
         yield "enforces SELinux, for which this software brings no rules: watch the audit log."
 
 
-def warn_of_gpus(wanted: Sequence[str], devices: Path = Path("/dev")) -> Iterator[str]:
-    """Yield a warning where *wanted* GPUs (their numbers) have no device; other names than numbers are passed over."""
-    there = {match[1] for name in _names(devices) if (match := re.fullmatch(r"nvidia(\d+)", name))}
-    missing = [gpu for gpu in wanted if gpu.isdecimal() and gpu not in there]
-    if missing:
-        yield f"has no device /dev/nvidiaN for GPU {', '.join(missing)} of worker_gpu_ids: look at its driver."
+def warn_of_gpus(wanted: Sequence[str], found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a warning where there is no GPU at all, as far as one can see, for those that are *wanted*."""
+    if wanted and not (found["devices"] or found["gpus"] or found["amd"]):
+        yield f"has no /dev/nvidiaN or /dev/kfd for GPU {', '.join(wanted)} of worker_gpu_ids: look at its driver."
 
 
 def warn_of_ssh(configuration: str) -> Iterator[str]:

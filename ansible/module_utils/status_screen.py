@@ -17,7 +17,7 @@ _LIMITS = 12
 
 def screen(status: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> str:
     """Return the screen for *status*, the document of the module status_report, and the *nodes* it was made of."""
-    lines = [*_head(status), "", *_findings(status), "", *_prefect(status), "", *_nodes(status, nodes)]
+    lines = [*_head(status), "", *_findings(status), "", *_prefect(status), "", *_nodes(status, nodes), *_gpus(nodes)]
     lines += _records(status)
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
 
@@ -104,6 +104,24 @@ def _nodes(status: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> Ite
             )
         )
     yield from _table(("   node", "services", "Prefect", "runs", "disk", "memory", "load", "up"), rows)
+
+
+def _gpus(nodes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    rows = [
+        (
+            node["name"],
+            ", ".join(f"{gpu['id']} {gpu['name']}" for gpu in found["gpus"])
+            or (f"{found['amd']} of AMD" if found["amd"] else f"devices {', '.join(found['devices'])}"),
+            f"driver {found['driver'] or '?'}, CUDA {found['cuda'] or '?'}" if not found["amd"] else "",
+        )
+        for node in nodes
+        if node["reachable"]
+        and (found := node["state"].get("gpus"))
+        and (found["gpus"] or found["devices"] or found["amd"])
+    ]
+    if rows:
+        yield "GPUS"
+        yield from _table(("node", "GPUs", ""), rows[:_LIMITS])
 
 
 def _services(node: Mapping[str, Any]) -> str:

@@ -195,6 +195,18 @@ def test_arguments_go_before_prefect_yaml(flow: Path) -> None:
     assert (deployment["work_pool"], deployment["parameters"]) == ("cpu-pool", {"n": 5})
 
 
+def test_job_variables_are_those_of_prefect_yaml_or_the_argument(flow: Path) -> None:
+    (flow / "prefect.yaml").write_text(PREFECT_YAML.replace("{env: {LEVEL: 1}}", "{env: {LEVEL: 1}, gpus: 2}"))
+    (deployment,) = _read(flow, deployment_name="nightly")["deployments"]
+    assert (deployment["job_variables"], deployment["env"]) == ({"gpus": 2}, {"LEVEL": "1"})
+    (deployment,) = _read(flow, deployment_name="nightly", job_variables='{"gpus": 1}')["deployments"]
+    assert (deployment["job_variables"], deployment["env"]) == ({"gpus": 1}, {"LEVEL": "1"})
+    (deployment,) = _read(flow, deployment_name="nightly", job_variables={})["deployments"]
+    assert deployment["job_variables"] == {}
+    with pytest.raises(FlowSourceError, match="job_variables must be a dictionary"):
+        _read(flow, deployment_name="nightly", job_variables="2")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -202,7 +214,7 @@ def test_arguments_go_before_prefect_yaml(flow: Path) -> None:
         ("prefect.deployments.steps.set_working_directory:", "prefect.deployments.steps.git_clone:", "pull step"),
         ("tags: [night]", "tags: ['{{ branch }}']", "has a template"),
         ("concurrency_limit: 1", "flavour: 1", "has flavour in the deployment nightly"),
-        ("{env: {LEVEL: 1}}", "{image: x}", r"work_pool\.job_variables\.image"),
+        ("{env: {LEVEL: 1}}", "{command: x}", r"job_variables\.command, which this playbook sets itself"),
         ("- name: by-hand", "- name: nightly", "two deployments of one name"),
         ("deployments:", "deployments: [", "is no valid YAML, line"),
     ],

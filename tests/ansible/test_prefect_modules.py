@@ -45,6 +45,7 @@ def _pool(server: FakePrefect, check: bool = False, **params: Any) -> dict[str, 
         "description": None,
         "concurrency_limit": None,
         "paused": None,
+        "job_variables": None,
         "state": "present",
     }
     return _run(prefect_work_pool, server, check, **(defaults | params))
@@ -68,7 +69,16 @@ def _deployment(server: FakePrefect, check: bool = False, **params: Any) -> dict
         "command": "/opt/prefect/envs/demo2-0/run python -m prefect.engine",
         "parameter_schema": {"type": "object", "properties": {}},
     }
-    optional = ("env", "parameters", "schedules", "tags", "description", "version", "concurrency_limit")
+    optional = (
+        "env",
+        "job_variables",
+        "parameters",
+        "schedules",
+        "tags",
+        "description",
+        "version",
+        "concurrency_limit",
+    )
     return _run(prefect_deployment, server, check, **(dict.fromkeys(optional) | defaults | params))
 
 
@@ -108,6 +118,23 @@ def test_pool_in_check_mode_changes_nothing(prefect: FakePrefect) -> None:
     assert result["changed"]
     assert result["diff"]["after"]["name"] == "cpu-pool"
     assert prefect.writes == []
+
+
+def test_a_pool_has_the_job_variables_that_are_asked_for_and_keeps_what_it_had(prefect: FakePrefect) -> None:
+    gpus = {"gpus": {"type": "integer", "default": 1}}
+    _pool(prefect)
+    assert _pool(prefect, job_variables=gpus)["changed"]
+    assert not _pool(prefect, job_variables=gpus)["changed"]
+    template = prefect.work_pools["cpu-pool"]["base_job_template"]
+    assert template["job_configuration"]["gpus"] == "{{ gpus }}"
+    assert template["job_configuration"]["working_dir"] == "{{ working_dir }}"
+    template["variables"]["properties"]["gpus"]["default"] = 2
+    template["variables"]["properties"]["own"] = {"type": "string"}
+    assert not _pool(prefect, job_variables=gpus)["changed"]
+    more = gpus | {"memory_max": {"type": "string"}}
+    assert _pool(prefect, job_variables=more)["changed"]
+    properties = prefect.work_pools["cpu-pool"]["base_job_template"]["variables"]["properties"]
+    assert (properties["gpus"]["default"], {"own", "memory_max", "env"} <= set(properties)) == (2, True)
 
 
 def test_pool_of_another_type_is_refused(prefect: FakePrefect) -> None:
@@ -177,6 +204,23 @@ def test_deployment_keeps_what_is_not_given(prefect: FakePrefect) -> None:
     _deployment(prefect, version="2")
     ((method, _, body),) = prefect.writes
     assert (method, body) == ("PATCH", {"version": "2"})
+
+
+def test_deployment_keeps_its_job_variables_until_others_are_given(prefect: FakePrefect) -> None:
+    _pool(prefect, job_variables={"gpus": {"type": "integer"}})
+    _deployment(prefect, job_variables={"gpus": 2})
+    assert not _deployment(prefect)["changed"]
+    (deployment,) = prefect.deployments.values()
+    assert deployment["job_variables"]["gpus"] == 2
+    assert deployment["job_variables"]["working_dir"] == CODE
+    assert _deployment(prefect, job_variables={})["changed"]
+    assert "gpus" not in deployment["job_variables"]
+
+
+def test_a_job_variable_that_the_pool_has_not_is_refused(prefect: FakePrefect) -> None:
+    _pool(prefect)
+    with pytest.raises(PrefectApiError, match="The work pool cpu-pool has no job variable gpus: it has none"):
+        _deployment(prefect, job_variables={"gpus": 2})
 
 
 @pytest.mark.parametrize(

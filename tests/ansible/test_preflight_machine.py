@@ -120,11 +120,11 @@ def test_enforced_selinux_is_a_warning(tmp_path: Path) -> None:
     assert "SELinux" in next(machine.warn_of_security_modules(tmp_path))
 
 
-def test_gpus_without_a_device_are_a_warning(tmp_path: Path) -> None:
-    (tmp_path / "nvidia0").touch()
-    (tmp_path / "nvidiactl").touch()
-    assert list(machine.warn_of_gpus(["0", "GPU-1a2b"], tmp_path)) == []
-    assert "GPU 1, 2 of worker_gpu_ids" in next(machine.warn_of_gpus(["0", "1", "2"], tmp_path))
+def test_gpus_where_none_can_be_found_are_a_warning() -> None:
+    nothing: dict[str, Any] = {"devices": [], "gpus": [], "amd": 0}
+    assert "for GPU 1, 2 of worker_gpu_ids" in next(machine.warn_of_gpus(["1", "2"], nothing))
+    assert list(machine.warn_of_gpus([], nothing)) == []
+    assert list(machine.warn_of_gpus(["0"], nothing | {"devices": ["0"]})) == []
 
 
 def test_few_ssh_sessions_are_a_warning() -> None:

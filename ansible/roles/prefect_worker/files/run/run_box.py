@@ -46,7 +46,6 @@ _SANDBOX = (
     "KeyringMode=private",
     # Settings and states of ours, and the way to ask for runs.
     "InaccessiblePaths=-/etc/prefect",
-    "InaccessiblePaths=-/etc/pag",
     "InaccessiblePaths=-/run/pag/run.sock",
     "InaccessiblePaths=-/run/pag-run",
     "InaccessiblePaths=-/var/lib/prefect-worker-cpu",

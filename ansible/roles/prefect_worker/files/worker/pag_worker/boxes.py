@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables
 from pydantic import Field
 from run_limits import NAMES
+
+from pag_worker import gpus
 
 _CLIENT = ("/usr/bin/python3", "-E", "-s", "-S", "-B", "/usr/local/lib/pag-run/client.py")
 # As Prefect names it on what a worker starts.
@@ -22,6 +25,7 @@ class BoxVariables(ProcessVariables):
     cpu_weight: int | str | None = Field(default=None, title="CPU Weight")
     tasks_max: int | str | None = Field(default=None, title="Processes")
     time_max: int | str | None = Field(default=None, title="Time")
+    gpus: int = Field(default=1, ge=0, title="GPUs")
 
 
 class BoxConfiguration(ProcessJobConfiguration):
@@ -32,11 +36,13 @@ class BoxConfiguration(ProcessJobConfiguration):
     cpu_weight: Any = Field(default=None)
     tasks_max: Any = Field(default=None)
     time_max: Any = Field(default=None)
+    gpus: int = Field(default=1, ge=0)
 
     def prepare_for_flow_run(self, flow_run: Any, *arguments: Any, **named: Any) -> None:
         """Have the run started in a box."""
         super().prepare_for_flow_run(flow_run, *arguments, **named)
-        self.command = compose(self.command or "python -m prefect.engine", [self._client(flow_run)])
+        wrappers = [self._client(flow_run), *self._lease()]
+        self.command = compose(self.command or "python -m prefect.engine", wrappers)
         # Prefect 3.8 takes the command for its own otherwise, and leaves it out.
         self._command_configured = True
 
@@ -46,6 +52,12 @@ class BoxConfiguration(ProcessJobConfiguration):
         limits = {name: getattr(self, name) for name in NAMES}
         given = [f"--limit={name}={value}" for name, value in limits.items() if value not in (None, "")]
         return [*_CLIENT, f"--run={flow_run.id}", f"--name={flow_run.name}", f"--flow={flow}", *given]
+
+    def _lease(self) -> list[list[str]]:
+        """Return what takes the run's GPUs, inside of its box."""
+        ids = os.environ.get("WORKER_GPU_IDS")
+        # A worker without GPUs hides those of its node by its own environment.
+        return [] if ids is None else [gpus.wrapper(ids.split(","), self.gpus)]
 
 
 def compose(command: str, wrappers: Sequence[Sequence[str]]) -> str:
