@@ -279,6 +279,11 @@ install_command() {
     fi
 }
 
+# The operator's copy of the example gets its passwords, and its mode from it.
+protect_secrets() {
+    chmod 0600 -- "$bundle/ansible/secrets.yml.example"
+}
+
 say_what_next() {
     if [[ $changed == no ]]; then
         printf '\nThis bundle is installed already; nothing was changed.\n'
@@ -309,6 +314,7 @@ install_bundle() {
     link_programs
     install_command
     count controller finish
+    protect_secrets
     say_what_next
 }
 

@@ -27,6 +27,9 @@ options:
   password:
     description: Password of the database role, where it is newer than the one in O(environment_file).
     type: str
+  host:
+    description: Where the database is asked, when it is no longer where O(environment_file) says; a socket's directory too.
+    type: str
   downgrade_with:
     description: Directory of an environment whose newer Prefect can bring the schema back. Empty for none.
     type: path
@@ -179,7 +182,7 @@ def run_as(user: str, command: list[str], variables: dict[str, str], what: str) 
         lines = [line for line in finished.stderr.splitlines() if line.strip()] or finished.stdout.splitlines()
         reason = lines[-1].strip() if lines else f"status {finished.returncode}"
         for name, value in variables.items():
-            if "PASSWORD" in name or "AUTH" in name:
+            if "PASSWORD" in name or "AUTH" in name or "CONNECTION_URL" in name:
                 reason = reason.replace(value, "***")
         raise DatabaseError(f"{what} ({reason}): look at the database's log, and at postgresql_password")
     return finished.stdout
@@ -193,6 +196,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     variables = read_environment_file(settings)
     if module.params["password"]:
         variables["PREFECT_SERVER_DATABASE_PASSWORD"] = module.params["password"]
+    if module.params["host"]:
+        variables["PREFECT_SERVER_DATABASE_HOST"] = module.params["host"]
     python = str(environment / "env/bin/python")
     before, size = json.loads(
         run_as(user, [python, "-c", _ASK], variables, "The Prefect server's database does not answer")
@@ -220,6 +225,7 @@ def main() -> None:
             "environment_file": {"type": "path", "required": True},
             "user": {"type": "str", "required": True},
             "password": {"type": "str", "no_log": True},
+            "host": {"type": "str"},
             "downgrade_with": {"type": "path"},
         },
         supports_check_mode=True,
