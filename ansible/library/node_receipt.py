@@ -114,7 +114,7 @@ _DPKG_STATUS = Path("/var/lib/dpkg/status")
 # Of larger files, size and time of the last change count instead of the content.
 _HASHED_BYTES = 4_000_000
 _SHOWN = 10
-_UNIT_PROPERTIES = ("Id", "Type", "ActiveState", "UnitFileState", "NeedDaemonReload")
+_UNIT_PROPERTIES = ("Id", "Type", "TriggeredBy", "ActiveState", "UnitFileState", "NeedDaemonReload")
 _PAGE = 200
 
 
@@ -161,10 +161,10 @@ def observe_units(output: str) -> Iterator[tuple[str, str]]:
     """Yield each unit of ``systemctl show``, and its state; what runs only now and then is left out."""
     for block in output.strip().split("\n\n"):
         properties = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        if properties.get("Type") != "oneshot" and "Id" in properties:
+        if properties.get("Type") != "oneshot" and not properties.get("TriggeredBy") and "Id" in properties:
             yield (
                 f"unit {properties['Id']}",
-                " ".join(properties.get(name, "") for name in _UNIT_PROPERTIES[2:]),
+                " ".join(properties.get(name, "") for name in _UNIT_PROPERTIES[3:]),
             )
 
 

@@ -28,7 +28,7 @@ options:
     description: Password of the database role, where it is newer than the one in O(environment_file).
     type: str
   host:
-    description: Where the database is asked, when it is no longer where O(environment_file) says; a socket's directory too.
+    description: Where the database is now, when O(environment_file) says something else; a socket's directory too.
     type: str
   downgrade_with:
     description: Directory of an environment whose newer Prefect can bring the schema back. Empty for none.

@@ -308,6 +308,9 @@ def _read_job_variables(variables: dict[str, Any], whose: str) -> dict[str, Any]
     own = [f"job_variables.{key}" for key in sorted(variables) if key in _OWN_VARIABLES]
     if own:
         raise FlowSourceError(f"{whose} {', '.join(own)}, which this playbook sets itself: remove it.")
+    gpus = variables.get("gpus", 0)
+    if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 0:
+        raise FlowSourceError(f"{whose} a gpus that is no whole number from 0 on: {gpus!r}.")
     settings: dict[str, Any] = {}
     if variables.get("env"):
         settings["env"] = {str(key): str(value) for key, value in variables["env"].items()}

@@ -24,7 +24,8 @@ CONFIGURE = "controller-configure"
 FLOWS = "controller-flows"
 
 _RECAP = re.compile(
-    r"^(?P<host>[\w.-]+)\s+: ok=\d+\s+changed=(?P<changed>\d+)\s+unreachable=(?P<lost>\d+)\s+failed=(?P<failed>\d+)"
+    r"^(?P<host>[\w.-]+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)\s+"
+    r"unreachable=(?P<lost>\d+)\s+failed=(?P<failed>\d+)"
 )
 _WHERE = "guide-is-now-in:"
 
@@ -46,6 +47,11 @@ class Outcome:
     touched: list[str]
     """With *check*: what changed on the machines' disks all the same."""
     output: str
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks ran on all hosts together, from the playbooks' recaps."""
+        return sum(int(match["ok"]) for match in map(_RECAP.match, self.output.splitlines()) if match)
 
 
 class Guide:

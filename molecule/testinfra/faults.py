@@ -37,7 +37,7 @@ SERVICES = {
 
 _SLOTS = 100
 _DIRECTORY = "faults"
-_PLACE = "/var/tmp/pag-faults"  # on the machines, where runs may write
+_PLACE = "/srv/pag-faults"  # on the machines, where runs may write
 _JOURNAL = f"{_PLACE}/journal"
 # The flow directory is called like one of the bundle's, and so uses that one's environment.
 _SOURCE = "demo1"

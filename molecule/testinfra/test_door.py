@@ -172,4 +172,4 @@ def test_keys_are_roots_alone(on: On, machine: str, path: str, mode: int) -> Non
 
 
 def test_workers_have_no_keys(on: On) -> None:
-    assert on(CPU_WORKERS[0]).file("/etc/pag").listdir() == ["ca.crt"]
+    assert sorted(on(CPU_WORKERS[0]).file("/etc/pag").listdir()) == ["ca.crt", "firewall.nft"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +92,22 @@ def test_no_packet_is_lost_to_the_nodes_own_programs(machines: Machines) -> None
     assert subprocess.run(command, check=False).returncode == 0
 
 
+def answer(machines: Machines, line: str, question: str, text: str) -> str:
+    """Run a line of shell at a terminal of the controller, answer its question, and return what it printed."""
+    command = ["ssh", "-tt", "-F", machines.ssh_config, "pag-controller", line]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        printed = b""
+        # What is typed before the question is thrown away.
+        while question.encode() not in printed and (piece := os.read(process.stdout.fileno(), 4096)):
+            printed += piece
+        time.sleep(1)
+        printed += process.communicate(text.encode(), timeout=120)[0]
+    assert process.returncode == 0, printed.decode()[-2000:]
+    return printed.decode()
+
+
 def test_host_keys_are_learned_after_a_yes(machines: Machines) -> None:
     """As the README says, at a terminal; the machines' keys are in the controller's own file, and are left out here."""
     play = (
@@ -99,11 +117,9 @@ def test_host_keys_are_learned_after_a_yes(machines: Machines) -> None:
     refused = playbooks.run(machines, play)
     assert refused.returncode != 0
     assert "no key was written" in refused.text
-    command = ["ssh", "-tt", "-F", machines.ssh_config, "pag-controller", play]
-    answered = subprocess.run(command, input="yes\r", capture_output=True, text=True, timeout=120, check=False)
-    assert answered.returncode == 0, answered.stdout[-2000:]
+    printed = answer(machines, play, "Type yes when they are the same", "yes\r")
     own = machines.ssh(SERVER, "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub").split()[1]
-    assert own in answered.stdout
+    assert own in printed
     known = machines.ssh("pag-controller", "cat ~/known")
     assert all(name in known for name in (SERVER, WORKER, OTHER))
     assert playbooks.run(machines, f"{play.replace('rm -f ~/known && ', '')}").changes == 0

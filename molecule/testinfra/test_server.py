@@ -41,6 +41,11 @@ def test_the_server_is_confined(on: On, name: str, value: str) -> None:
     assert on(SERVER).service("prefect-server").systemd_properties[name] == value
 
 
+def test_the_server_is_as_closed_as_it_can_be(on: On) -> None:
+    said = on(SERVER).check_output("systemd-analyze security --no-pager prefect-server.service | tail -n 1")
+    assert float(said.split(":")[1].split()[0]) <= 2.0, said
+
+
 def _listening(host: Host) -> set[str]:
     lines = host.check_output("ss --no-header --listening --tcp --numeric").splitlines()
     return {line.split()[3] for line in lines}

@@ -205,6 +205,8 @@ def test_job_variables_are_those_of_prefect_yaml_or_the_argument(flow: Path) -> 
     assert deployment["job_variables"] == {}
     with pytest.raises(FlowSourceError, match="job_variables must be a dictionary"):
         _read(flow, deployment_name="nightly", job_variables="2")
+    with pytest.raises(FlowSourceError, match="has a gpus that is no whole number from 0 on: -1"):
+        _read(flow, deployment_name="nightly", job_variables={"gpus": -1})
 
 
 @pytest.mark.parametrize(
