@@ -115,8 +115,11 @@ def drill(machines: Machines, api: PrefectApi) -> Iterator[Drill]:
         api.request("DELETE", f"/flows/{flow['id']}")
     for name in CPU_WORKERS:
         machines.ssh(name, f"sudo rm -rf {PLACE} {MARKER} && sudo systemctl start {UNIT}")
-        if programs := _background(machines, name):
-            machines.ssh(name, f"sudo kill {' '.join(programs)}")
+    # A run's end takes along what it started.
+    deadline = time.monotonic() + 30
+    while left := {name: found for name in CPU_WORKERS if (found := _background(machines, name))}:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
 
 
 def _play(machines: Machines, *arguments: str) -> tuple[int, str]:

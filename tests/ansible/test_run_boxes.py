@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -125,6 +126,25 @@ def test_the_others_end_and_nonsense_are_noticed(pair: tuple[socket.socket, sock
     pair[0].close()
     with pytest.raises(ClosedError):
         receive(pair[1])
+
+
+def test_another_run_of_the_flow_may_make_its_results_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(pwd.getpwuid(os.getuid()).pw_name, tmp_path, ())
+    for name in ("runs", "storage"):
+        (tmp_path / name).mkdir()
+    box = make_box(node, RUN, "1.1", "a", "/tmp/x", tmp_path / "notes")
+    make = Path.mkdir
+
+    def made_meanwhile(path: Path, *arguments: Any, **named: Any) -> None:
+        if path == box.results:
+            os.mkdir(path)  # noqa: PTH102
+        make(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "mkdir", made_meanwhile)
+    broker.prepare(box, {"NAME": "value"})
+    assert (box.notes / "env").read_text() == 'NAME="value"\n'
 
 
 def test_who_is_no_worker_gets_no_run(tmp_path: Path, pair: tuple[socket.socket, socket.socket]) -> None:

@@ -63,10 +63,9 @@ def prepare(box: Box, environment: dict[str, str]) -> None:
     entry = pwd.getpwnam(box.node.user)
     box.directory.mkdir(mode=0o711)
     for path in (box.home, box.results):
-        if not path.exists():
-            path.mkdir()
-            path.chmod(0o700)
-            os.chown(path, entry.pw_uid, entry.pw_gid)
+        # Results are the flow's: another run of it may be making their directory at this moment.
+        path.mkdir(mode=0o700, exist_ok=True)
+        os.chown(path, entry.pw_uid, entry.pw_gid)
     if box.code is not None:
         _copy(box.code, box.copy)
         subprocess.run(["chown", "-hR", f"{entry.pw_uid}:{entry.pw_gid}", box.copy], check=True)
@@ -80,7 +79,7 @@ def _copy(source: Path, target: Path) -> None:
     command = ["cp", "-R", "--preserve=mode,timestamps", "--reflink=auto", source, target]
     finished = subprocess.run(command, capture_output=True, text=True)
     if finished.returncode != 0:
-        raise RefusedError(f"The flow's code could not be copied: {finished.stderr.strip()}")
+        raise RefusedError(f"the flow's code could not be copied: {finished.stderr.strip()}")
 
 
 def wait(connection: socket.socket, unit: str, process: subprocess.Popen[bytes]) -> int:
@@ -138,7 +137,11 @@ def serve(connection: socket.socket, instance: str) -> dict[str, Any]:
         raise RefusedError(f"The run was not started: {error}") from error
     notes = _NOTES / instance
     box = make_box(node, request["run"], instance, request["flow"], request["directory"], notes)
-    prepare(box, environment_of(box, request["environment"]))
+    try:
+        prepare(box, environment_of(box, request["environment"]))
+    except (OSError, RefusedError) as error:
+        _remove(instance)
+        raise RefusedError(f"The run was not started: {error}") from error
     label = " ".join(f"Flow run {request['name']} of {box.flow}".split())
     command = command_line(box, limits, _UNIT, label, request["command"])
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=files[0], stderr=files[1])
