@@ -1,0 +1,125 @@
+"""Login and database password are changed in secrets.yml while runs go on; none is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+from cluster_site import CPU_WORKERS, SERVER, Secrets
+from guide import CONTROLLER
+from machines import Machines
+from playbooks import DIRECTORY, Result, played
+from prefect_api import ApiError, PrefectApi
+from steady_runs import SteadyRuns, start_times
+from testinfra.host import Host
+
+On = Callable[[str], Host]
+
+ROTATED = Secrets(basic_auth="admin:another/log+in $x", database_password="another/pass+word $x'y")
+PREVIOUS = "/etc/pag/logins/previous.conf"
+TIMER = "pag-previous-login.timer"
+_UNITS = {SERVER: ["prefect-server.service"], **{name: ["prefect-worker-cpu.service"] for name in CPU_WORKERS}}
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What was seen after ``main.yml`` with other secrets."""
+
+    played: Result
+    lost: dict[str, str]
+    restarted: set[str]
+
+
+def _write(machines: Machines, secrets: Secrets) -> None:
+    machines.write(CONTROLLER, f"{DIRECTORY}/secrets.yml", secrets.to_yaml())
+
+
+@pytest.fixture(scope="module")
+def port(machines: Machines) -> Iterator[int]:
+    """A tunnel to the server, for the whole module."""
+    with machines.tunnel() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def before(port: int, secrets: Secrets) -> PrefectApi:
+    """The API with the login that is replaced."""
+    return PrefectApi(f"http://localhost:{port}/api", secrets.basic_auth)
+
+
+@pytest.fixture(scope="module")
+def after(port: int) -> PrefectApi:
+    """The API with the other one."""
+    return PrefectApi(f"http://localhost:{port}/api", ROTATED.basic_auth)
+
+
+@pytest.fixture(scope="module")
+def rotated(machines: Machines, secrets: Secrets, before: PrefectApi) -> Iterator[Rotation]:
+    """The cluster with other secrets; it gets its own ones back, and the others are refused at once."""
+    steady = SteadyRuns(machines, before)
+    steady.deploy()
+    started = start_times(machines, _UNITS)
+    steady.plan(60, pause=4)
+    steady.wait_until_running()
+    _write(machines, ROTATED)
+    try:
+        result = played(machines, "main.yml")
+        now = start_times(machines, _UNITS)
+        yield Rotation(
+            result, steady.lost(), {machine for machine, unit in now if now[machine, unit] != started[machine, unit]}
+        )
+    finally:
+        _write(machines, secrets)
+        played(machines, "main.yml", "-e", "old_login_hours=0")
+
+
+def test_no_run_is_lost(rotated: Rotation) -> None:
+    assert rotated.lost == {}
+
+
+def test_whoever_logs_in_was_restarted(rotated: Rotation) -> None:
+    assert rotated.restarted == {SERVER, *CPU_WORKERS}
+
+
+def test_both_logins_are_right_for_a_day(rotated: Rotation, before: PrefectApi, after: PrefectApi, on: On) -> None:
+    del rotated
+    assert before.work_pools() == after.work_pools() != []
+    file = on(SERVER).file(PREVIOUS)
+    assert (file.user, file.mode, on(SERVER).file("/etc/pag/logins").mode) == ("root", 0o600, 0o700)
+    assert on(SERVER).service(TIMER).is_running
+    assert on(SERVER).service(TIMER).is_enabled
+    until = file.content_string.splitlines()[0].removeprefix("# Until ")
+    assert f"OnCalendar={until}" in on(SERVER).file(f"/etc/systemd/system/{TIMER}").content_string
+
+
+@pytest.mark.usefixtures("rotated")
+def test_a_second_run_changes_nothing(machines: Machines) -> None:
+    assert played(machines, "main.yml", "-e", "receipt_use=false").changes == 0
+
+
+@pytest.mark.usefixtures("rotated")
+def test_when_its_time_is_over_the_old_one_is_refused(before: PrefectApi, after: PrefectApi, on: On) -> None:
+    on(SERVER).check_output("systemctl start pag-previous-login.service")
+    assert not on(SERVER).file(PREVIOUS).exists
+    with pytest.raises(ApiError, match="401"):
+        before.work_pools()
+    assert after.work_pools()
+
+
+@pytest.mark.usefixtures("rotated")
+def test_new_runs_have_the_new_one(after: PrefectApi) -> None:
+    assert after.wait(after.start("steady/steady"))["state_type"] == "COMPLETED"
+
+
+def test_what_was_known_to_others_is_refused_at_once(
+    machines: Machines, rotated: Rotation, secrets: Secrets, before: PrefectApi, after: PrefectApi, on: On
+) -> None:
+    del rotated
+    _write(machines, secrets)
+    played(machines, "main.yml", "-e", "old_login_hours=0")
+    with pytest.raises(ApiError, match="401"):
+        after.work_pools()
+    assert before.wait(before.start("steady/steady"))["state_type"] == "COMPLETED"
+    assert not on(SERVER).file(PREVIOUS).exists
+    assert not on(SERVER).file(f"/etc/systemd/system/{TIMER}").exists
