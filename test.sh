@@ -25,9 +25,11 @@ if [[ $suite =~ ^(all|long)$ ]] && [ "$(id -u)" -ne 0 ]; then
 fi
 
 if [[ $suite =~ ^(all|long)$ ]]; then
-  bash molecule/shared/install-packages.sh \
-    apt ca-certificates chromium chromium-driver debian-archive-keyring debootstrap e2fsprogs gcc git gnupg iproute2 libc6-dev \
-    nftables openssh-client python3 python3-venv rsync shellcheck sudo systemd-container
+  packages=(apt ca-certificates chromium chromium-driver debian-archive-keyring debootstrap e2fsprogs gcc git gnupg iproute2
+    libc6-dev nftables openssh-client python3 python3-venv rsync shellcheck sudo systemd-container)
+  # For the machine with a kernel of its own.
+  [ "$suite" != long ] || packages+=(qemu-system-x86)
+  bash molecule/shared/install-packages.sh "${packages[@]}"
 fi
 
 # The tests' own tools, in an environment that is made anew when the lock or the interpreter changes.

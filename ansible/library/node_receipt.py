@@ -161,9 +161,10 @@ def observe_units(output: str) -> Iterator[tuple[str, str]]:
     """Yield each unit of ``systemctl show``, and its state; what runs only now and then is left out."""
     for block in output.strip().split("\n\n"):
         properties = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        if properties.get("Type") != "oneshot" and not properties.get("TriggeredBy") and "Id" in properties:
+        unit = properties.get("Id", ".slice")  # a slice is there from the first run on
+        if properties.get("Type") != "oneshot" and not properties.get("TriggeredBy") and not unit.endswith(".slice"):
             yield (
-                f"unit {properties['Id']}",
+                f"unit {unit}",
                 " ".join(properties.get(name, "") for name in _UNIT_PROPERTIES[3:]),
             )
 

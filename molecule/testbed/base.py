@@ -40,15 +40,29 @@ class Release:
 
     name: str
     codename: str
+    kernel: str | None = None
+    """The package with its own kernel, for virtual machines; None: it runs on the host's."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What it is made of."""
+        return _PACKAGES if self.kernel is None else (*_PACKAGES, self.kernel)
 
     @property
     def path(self) -> Path:
         """Where its finished root file system is."""
-        contents = hashlib.sha256(repr((_PACKAGES, _MASKED, _REVISION)).encode()).hexdigest()
+        contents = hashlib.sha256(repr((self.packages, _MASKED, _REVISION)).encode()).hexdigest()
         return CACHE / f"{self.name}-{contents[:8]}"
 
 
-RELEASES = {release.name: release for release in (Release("debian-12", "bookworm"), Release("debian-13", "trixie"))}
+RELEASES = {
+    release.name: release
+    for release in (
+        Release("debian-12", "bookworm"),
+        Release("debian-13", "trixie"),
+        Release("virtual-debian-12", "bookworm", "linux-image-cloud-amd64"),
+    )
+}
 
 
 def ensure(name: str) -> Path:
@@ -78,7 +92,7 @@ def _make(release: Release) -> None:
         [
             "debootstrap",
             "--variant=minbase",
-            f"--include={','.join(_PACKAGES)}",
+            f"--include={','.join(release.packages)}",
             f"--keyring={_keyring()}",
             release.codename,
             unfinished,

@@ -16,6 +16,7 @@ from machine import Machine
 from network import Network
 from places import STATE, locked, remove_tree
 from process import TestbedError, run
+from virtual import machine_in, machine_of
 
 # A machine's own network-online.target gives up after 120 s, and then the machine is up all the same.
 _BOOT_SECONDS = 180
@@ -208,7 +209,7 @@ def load(name: str) -> Cluster:
     except (OSError, ValueError):
         raise TestbedError(f"There is no cluster {name}: make it with up.") from None
     machines = tuple(
-        Machine(entry["name"], entry["release"], entry["number"], directory / entry["name"], entry["disk"])
+        machine_of(entry["name"], entry["release"], entry["number"], directory / entry["name"], entry["disk"])
         for entry in record["machines"]
     )
     return Cluster(name, Network(name, record["network"]), machines)
@@ -221,7 +222,7 @@ def remove(name: str) -> None:
         # By what is there and not by the record, which a run cut short may not have written.
         for entry in directory.iterdir():
             if entry.is_dir():
-                Machine(entry.name, "", 0, entry).remove()
+                machine_in(entry).remove()
     networks.remove(name)
     with locked("networks"):
         remove_tree(directory)
@@ -250,4 +251,4 @@ def _parse(cluster: Cluster, text: str, number: int) -> Machine:
             release = option
         else:
             raise TestbedError(f"{text}: {option!r} is neither a release ({', '.join(base.RELEASES)}) nor disk=SIZE.")
-    return Machine(name, release, number, cluster.directory / name, disk)
+    return machine_of(name, release, number, cluster.directory / name, disk)

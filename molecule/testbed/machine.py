@@ -50,22 +50,31 @@ class Machine:
         """Name that is unique on the host."""
         return f"pag-{self.directory.parent.name}-{self.name}"
 
+    @property
+    def interface(self) -> str:
+        """Its name for its place on the network."""
+        return "host0"
+
     def create(self) -> None:
         """Make the root file system."""
         lower = base.ensure(self.release)
         self.root.mkdir(parents=True)
         storage = self.directory / "storage"
         storage.mkdir()
-        if self.disk:
-            image = self.directory / "disk.img"
-            run(["truncate", f"--size={self.disk}", image])
-            run(["mkfs.ext4", "-q", "-m", "0", image])
-            run(["mount", "-o", "loop", image, storage])
+        self.make_storage(storage)
         for part in ("upper", "work"):
             (storage / part).mkdir()
         # volatile: no fsync reaches the disk. The machines are thrown away, so nothing has to survive the host.
         options = f"lowerdir={lower},upperdir={storage / 'upper'},workdir={storage / 'work'},volatile"
         run(["mount", "-t", "overlay", f"pag-{self.name}", "-o", options, self.root])
+
+    def make_storage(self, storage: Path) -> None:
+        """Give the machine a disk of its own, if it is to have one."""
+        if self.disk:
+            image = self.directory / "disk.img"
+            run(["truncate", f"--size={self.disk}", image])
+            run(["mkfs.ext4", "-q", "-m", "0", image])
+            run(["mount", "-o", "loop", image, storage])
 
     def configure(self, network: Network, hosts: str, authorized_key: str) -> None:
         """Write what makes this machine itself: name, addresses, keys."""
@@ -74,8 +83,8 @@ class Machine:
         (root / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
         self.write_hosts(hosts)
         # Sorts before the distribution's 80-container-host0.network, which would ask for an address by DHCP.
-        (root / "etc/systemd/network/10-host0.network").write_text(
-            "[Match]\nName=host0\n\n"
+        (root / f"etc/systemd/network/10-{self.interface}.network").write_text(
+            f"[Match]\nName={self.interface}\n\n"
             "[Network]\nDHCP=no\nIPv6AcceptRA=no\nLLMNR=no\n"
             f"Address={network.address(self.number)}/24\nAddress={network.address6(self.number)}/64\n"
             f"Gateway={network.address(1)}\nGateway={network.address6(1)}\n"
@@ -119,26 +128,11 @@ class Machine:
         """Boot; a machine that runs is left alone."""
         if self.processes():
             return
-        # The kernel removes a dead machine's link when it comes to it, and until then the name is taken.
-        run(["ip", "link", "delete", "dev", f"vb-{self.unit}"], check=False)
+        command = self.command(network)
         environment = dict(os.environ)
         environment["SYSTEMD_NSPAWN_TMPFS_TMP"] = "0"  # /tmp on the disk, as on a server, not in memory
         if not Path("/sys/fs/cgroup/cgroup.controllers").exists() and self.release != "debian-12":
             environment["SYSTEMD_NSPAWN_UNIFIED_HIERARCHY"] = "1"  # newer systemd does not boot on the old hierarchy
-        command = [
-            "systemd-nspawn",
-            "--quiet",
-            f"--directory={self.root}",
-            f"--machine={self.unit}",
-            f"--hostname={self.name}",
-            "--register=no",
-            "--keep-unit",
-            "--link-journal=no",
-            "--resolv-conf=off",
-            "--timezone=off",
-            f"--network-bridge={network.bridge}",
-            "--boot",
-        ]
         if Path("/run/systemd/system").exists():
             # Below the host's systemd the machine must be a unit of its own, or it ends with the login session.
             passed = [
@@ -163,6 +157,25 @@ class Machine:
                 start_new_session=True,
                 preexec_fn=functools.partial(control_groups.enter, self.unit),  # noqa: PLW1509, this program has no threads
             )
+
+    def command(self, network: Network) -> list[str]:
+        """Return the command that runs it."""
+        # The kernel removes a dead machine's link when it comes to it, and until then the name is taken.
+        run(["ip", "link", "delete", "dev", f"vb-{self.unit}"], check=False)
+        return [
+            "systemd-nspawn",
+            "--quiet",
+            f"--directory={self.root}",
+            f"--machine={self.unit}",
+            f"--hostname={self.name}",
+            "--register=no",
+            "--keep-unit",
+            "--link-journal=no",
+            "--resolv-conf=off",
+            "--timezone=off",
+            f"--network-bridge={network.bridge}",
+            "--boot",
+        ]
 
     def request_stop(self) -> None:
         """Press the power button."""
@@ -192,19 +205,22 @@ class Machine:
         control_groups.remove(self.unit)
 
     def processes(self) -> list[int]:
-        """Return the nspawn processes that run this machine; they are known by their root, which is nobody else's."""
-        wanted = f"--directory={self.root}".encode()
+        """Return the processes that run this machine."""
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             try:
-                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             except OSError:
                 continue
-            if arguments[0].endswith(b"systemd-nspawn") and wanted in arguments:
+            if self.is_own(arguments):
                 found.append(int(entry.name))
         return found
+
+    def is_own(self, arguments: list[str]) -> bool:
+        """Whether a process with these *arguments* runs this machine; its root is nobody else's."""
+        return arguments[0].endswith("systemd-nspawn") and f"--directory={self.root}" in arguments
 
     def remove(self) -> None:
         """Remove every trace of the machine."""

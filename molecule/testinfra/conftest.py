@@ -62,6 +62,7 @@ _LAST = ("test_planted_secrets", "test_join", "test_uninstall", "test_escapes")
 # A module that is named here runs in these scenarios only, every other one in "default" alone.
 _IN_ALL_SCENARIOS = ("test_escapes",)
 _SCENARIOS = {
+    "test_boxes": ("default", "long-kernel"),
     "test_server": ("default", "conda", "mixed"),
     "test_environments": ("default", "conda"),
     "test_flows": ("default", "conda"),

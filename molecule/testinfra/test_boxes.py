@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from cluster_site import CPU_WORKERS, Secrets
 from machines import Machines
-from prefect_api import ApiError, PrefectApi
+from placed_flow import PlacedFlow
+from prefect_api import PrefectApi
 from testinfra.host import Host
 
 On = Callable[[str], Host]
 
-PLACE = "/opt/prefect/flows/boxed/0123456789ab"
 OTHER = "/opt/prefect/flows/demo1"
 LEFT = "sleep 86397"
 # What it sees is its result's file, which its box has in a directory for the flow.
@@ -67,46 +65,21 @@ if os.fork() == 0:
 '''
 
 
-@dataclass(frozen=True)
-class Boxed:
+class Boxed(PlacedFlow):
     """A flow that looks around, and leaves programs in the background."""
 
-    machines: Machines
-    api: PrefectApi
-    deployment: str
-
     def start(self, seconds: float, **limits: Any) -> str:
-        """Start a run and return its id once it is Running."""
-        body = {"state": {"type": "SCHEDULED"}, "parameters": {"seconds": seconds}, "job_variables": limits}
-        return str(self.api.request("POST", f"/deployments/{self.deployment}/create_flow_run", body)["id"])
-
-    def wait_for(self, run: str, *names: str, seconds: float = 120) -> dict[str, Any]:
-        """Wait until a run's state has one of the names."""
-        deadline = time.monotonic() + seconds
-        while (found := dict(self.api.request("GET", f"/flow_runs/{run}")))["state_name"] not in names:
-            assert time.monotonic() < deadline, found["state"]
-            time.sleep(0.2)
-        return found
-
-    def crashed(self, run: str, message: str, seconds: float = 120) -> None:
-        """Wait until a run is Crashed, and its state has *message* in it: Prefect's own comes a moment before."""
-        deadline = time.monotonic() + seconds
-        while message not in (state := self.wait_for(run, "Crashed", seconds=seconds)["state"])["message"]:
-            assert time.monotonic() < deadline, state
-            time.sleep(0.2)
+        """Start a run and return its id."""
+        return self.start_with({"seconds": seconds}, **limits)
 
     def unit(self, run: str) -> tuple[str, str]:
         """Return the node and the unit of a run, once it has its programs in the background."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            for node in CPU_WORKERS:
-                listed = "systemctl list-units --plain --no-legend 'flow-run-*'"
-                units = [line.split()[0] for line in self.machines.ssh(node, listed).splitlines()]
-                for unit in units:
-                    if run in unit and len(self.background(node)) == 2:
-                        return node, unit
+        node, unit = self.unit_of(run)
+        deadline = time.monotonic() + 180
+        while len(self.background(node)) != 2:
+            assert time.monotonic() < deadline, f"The run {run} does not have two programs in the background."
             time.sleep(0.2)
-        raise AssertionError(f"The run {run} has no unit with two programs in the background.")
+        return node, unit
 
     def background(self, node: str) -> list[str]:
         """Return the programs that runs have left in the background."""
@@ -114,7 +87,7 @@ class Boxed:
 
     def assert_gone(self, node: str, unit: str) -> None:
         """Assert that within seconds nothing of a run is left."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         command = (
             f"pgrep --full '^{LEFT}'; systemctl list-units --all --plain --no-legend '{unit}'; "
             "sudo find /opt/prefect/runs /run/pag-run -mindepth 1"
@@ -133,25 +106,10 @@ def api(machines: Machines, secrets: Secrets) -> Iterator[PrefectApi]:
 
 @pytest.fixture(scope="module")
 def boxed(machines: Machines, api: PrefectApi) -> Iterator[Boxed]:
-    """The flow, in the base environment, where deployed flows are."""
-    for name in CPU_WORKERS:
-        machines.ssh(name, f"sudo mkdir -p {PLACE} && sudo tee {PLACE}/main.py >/dev/null", stdin=MAIN)
-    flow = api.request("POST", "/flows/", {"name": "boxed"})
-    wanted = {
-        "name": "boxed",
-        "flow_id": flow["id"],
-        "work_pool_name": "cpu-pool",
-        "entrypoint": "main.py:look",
-        "path": PLACE,
-        "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": PLACE}}],
-        "job_variables": {"command": "/opt/prefect/pixi-env/run python -m prefect.engine", "working_dir": PLACE},
-    }
-    deployment = api.request("POST", "/deployments/", wanted)
-    yield Boxed(machines, api, deployment["id"])
-    with contextlib.suppress(ApiError):
-        api.request("DELETE", f"/flows/{flow['id']}")
-    for name in CPU_WORKERS:
-        machines.ssh(name, "sudo rm -rf /opt/prefect/flows/boxed /opt/prefect/storage/boxed")
+    """The flow, deployed."""
+    flow = Boxed(machines, api, "boxed", MAIN, "main.py:look")
+    with flow.deployed():
+        yield flow
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +135,7 @@ def test_the_unit_of_a_run_has_its_limits(under_way: tuple[str, str, str], on: O
     }
 
 
-def test_a_run_sees_what_is_its_own(under_way: tuple[str, str, str], on: On) -> None:
+def test_a_run_sees_what_is_its_own(under_way: tuple[str, str, str], boxed: Boxed, on: On) -> None:
     run, node, _ = under_way
     seen = json.loads(on(node).file("/opt/prefect/storage/boxed/seen.json").content_string)
     home = seen.pop("home")
@@ -187,7 +145,7 @@ def test_a_run_sees_what_is_its_own(under_way: tuple[str, str, str], on: On) -> 
     assert not any("prefect-worker" in name or "systemd" in name for name in seen.pop("own_tmp"))
     assert set(seen.values()) == {True}, seen
     assert not on(node).file("/tmp/in-its-own-tmp").exists
-    assert not on(node).file(f"{PLACE}/written-beside-the-code").exists
+    assert not on(node).file(f"{boxed.place}/written-beside-the-code").exists
 
 
 def test_the_login_is_in_no_command_and_no_unit(under_way: tuple[str, str, str], on: On, secrets: Secrets) -> None:
@@ -198,14 +156,12 @@ def test_the_login_is_in_no_command_and_no_unit(under_way: tuple[str, str, str],
 
 def test_a_cancelled_run_leaves_nothing(under_way: tuple[str, str, str], boxed: Boxed) -> None:
     run, node, unit = under_way
-    body = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": False}
-    boxed.api.request("POST", f"/flow_runs/{run}/set_state", body)
-    boxed.wait_for(run, "Cancelled")
+    boxed.cancel(run)
     boxed.assert_gone(node, unit)
 
 
 def test_a_run_that_ends_leaves_nothing(boxed: Boxed) -> None:
-    run = boxed.start(3)
+    run = boxed.start(15)
     node, unit = boxed.unit(run)
     # systemd 252 loses parts of transient units then.
     boxed.machines.ssh(node, "sudo systemctl daemon-reload")
@@ -228,7 +184,7 @@ def test_a_killed_worker_leaves_nothing(boxed: Boxed, machines: Machines) -> Non
     node, unit = boxed.unit(run)
     machines.ssh(node, "sudo systemctl kill --signal=SIGKILL prefect-worker-cpu")
     boxed.assert_gone(node, unit)
-    boxed.crashed(run, "the worker on", seconds=180)
+    boxed.crashed(run, "the worker on")
 
 
 def test_a_run_that_takes_too_long_says_so(boxed: Boxed) -> None:

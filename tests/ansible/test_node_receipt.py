@@ -83,6 +83,7 @@ def test_services_count_and_what_runs_now_and_then_does_not() -> None:
         "Id=c.timer\nActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=no\n"
     )
     shown += "\n\nId=d.service\nType=exec\nTriggeredBy=d.socket\nActiveState=active\nUnitFileState=static"
+    shown += "\n\nId=pag-run.slice\nActiveState=active\nUnitFileState=static\nNeedDaemonReload=no"
     assert dict(node_receipt.observe_units(shown)) == {
         "unit a.service": "active enabled no",
         "unit c.timer": "active enabled no",

@@ -19,6 +19,7 @@ PROGRAM = ANSIBLE / "roles/prefect_worker/files/run"
 sys.path[:0] = [str(PROGRAM), str(ANSIBLE / "module_utils")]
 
 import broker  # noqa: E402
+import run_counters  # noqa: E402
 import run_end  # noqa: E402
 from run_box import Box, Node, command_line, environment_file, environment_of, make_box  # noqa: E402
 from run_messages import ClosedError, receive, send  # noqa: E402
@@ -74,6 +75,75 @@ def test_the_unit_holds_limits_and_no_environment() -> None:
     assert line[line.index("--") :] == ["--", "/usr/bin/env", "python", "-m", "x", "$$HOME"]
 
 
+EVENTS = {"tasks_max": "pids.events", "memory_max": "memory.events"}
+
+
+def _counters(directory: Path, contents: dict[str, str]) -> run_counters.Counters:
+    """Return counters that have seen a group with *contents*, by the limits' names."""
+    (directory / "cgroup.controllers").touch()
+    group = directory / "pag.slice/pag-run.slice/x.service"
+    counters = run_counters.Counters("x.service", dict.fromkeys(contents, "1"), directory)
+    assert counters.open() == []
+    group.mkdir(parents=True)
+    for limit, content in contents.items():
+        (group / EVENTS[limit]).write_text(content)
+    assert len(counters.open()) == len(contents)
+    counters.close()
+    return counters
+
+
+def test_counters_are_read_while_their_group_is_there(tmp_path: Path) -> None:
+    counters = _counters(tmp_path, {"tasks_max": "max 3\n"})
+    assert (counters.awaited, counters.count("tasks_max", "max"), counters.count("memory_max", "max")) == (
+        False,
+        3,
+        None,
+    )
+
+
+def test_nothing_waits_for_counters_that_never_come(tmp_path: Path) -> None:
+    assert not run_counters.Counters("x.service", {"tasks_max": "64"}, tmp_path).awaited
+    (tmp_path / "cgroup.controllers").touch()
+    assert not run_counters.Counters("x.service", {"time_max": "64"}, tmp_path).awaited
+    (tmp_path / "pag.slice/pag-run.slice/x.service").mkdir(parents=True)
+    counters = run_counters.Counters("x.service", {"tasks_max": "64"}, tmp_path)
+    assert (counters.awaited, counters.open(), counters.awaited) == (True, [], False)
+
+
+REFUSED = "Out of processes: the run wanted more processes and threads than tasks_max=64."
+
+
+@pytest.mark.parametrize(
+    ("shown", "status", "expected"),
+    [("", 0, REFUSED), ("exit-code 1 3", 1, f"{REFUSED} It ended with status 3.")],
+)
+def test_a_run_that_was_refused_processes_says_so(shown: str, status: int, expected: str, tmp_path: Path) -> None:
+    counters = _counters(tmp_path, {"tasks_max": "max 1\n"})
+    assert run_end.read_end(_shown(shown), {"tasks_max": "64"}, status, counters)["reason"] == expected
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ("max 9\noom 1\noom_kill 3\n", "the run used more than memory_max=1G."),
+        ("max 0\noom 0\noom_kill 3\n", "the node had no more for its runs, and the kernel ended this one."),
+        ("max 0\noom 0\noom_kill 0\n", "the run used more than memory_max=1G."),  # the last look was too early
+    ],
+)
+def test_whose_memory_was_short_is_told_apart(events: str, expected: str, tmp_path: Path) -> None:
+    counters = _counters(tmp_path, {"memory_max": events})
+    reason = run_end.read_end(_shown("oom-kill 2 9"), {"memory_max": "1G"}, 1, counters)["reason"]
+    assert reason == f"Out of memory: {expected}"
+
+
+def _shown(text: str) -> str:
+    """Return what systemd shows of a unit, for its result, and its main process's code and status."""
+    if not text:
+        return ""
+    result, code, status = text.split()
+    return f"LoadState=loaded\nResult={result}\nExecMainCode={code}\nExecMainStatus={status}\n"
+
+
 @pytest.mark.parametrize(
     ("shown", "limits", "expected"),
     [
@@ -87,15 +157,14 @@ def test_the_unit_holds_limits_and_no_environment() -> None:
 def test_an_end_is_said_in_words(
     shown: str, limits: dict[str, str], expected: tuple[int, int | None, str | None]
 ) -> None:
-    result, code, status = shown.split()
-    text = f"LoadState=loaded\nResult={result}\nExecMainCode={code}\nExecMainStatus={status}\n"
-    found = run_end.read_end(text, limits, 1)
+    found = run_end.read_end(_shown(shown), limits, 1, run_counters.Counters("x.service", {}))
     assert (found["status"], found["signal"], found["reason"]) == expected
 
 
 def test_what_systemd_has_forgotten_was_told_to_stop_or_ended_well() -> None:
-    assert run_end.read_end("", {}, 0) == {"status": 0, "signal": None, "reason": None}
-    assert run_end.read_end("LoadState=not-found\n", {}, 255)["signal"] == 15
+    counters = run_counters.Counters("x.service", {})
+    assert run_end.read_end("", {}, 0, counters) == {"status": 0, "signal": None, "reason": None}
+    assert run_end.read_end("LoadState=not-found\n", {}, 255, counters)["signal"] == 15
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ class FakeServer:
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, Any]] = {}
         self.heartbeats: list[str] = []
+        self.logs: list[dict[str, Any]] = []
         self.away = False
 
     def add(self, name: str, state: str = "RUNNING", message: str = "", age: float = 60, **fields: Any) -> None:
@@ -42,6 +43,9 @@ class FakeServer:
             raise PrefectUnreachableError("The Prefect server does not answer.")
         if path == "/events":
             self.heartbeats += [event["resource"]["prefect.resource.id"].split(".")[-1] for event in body]
+            return None
+        if path == "/logs/":
+            self.logs += body
             return None
         if path == "/flow_runs/filter":
             asked = body["flow_runs"]
@@ -159,6 +163,16 @@ def test_a_lost_run_crashes_with_those_that_it_called(
     sentence = "Lost: the worker on node-1, or its machine, ended while it had this run."
     assert (server.state("a"), server.state("called")) == (("CRASHED", sentence), ("CRASHED", sentence))
     assert record.lost() == []
+
+
+def test_a_run_that_ended_by_itself_is_told_in_its_log_what_it_was_refused(
+    server: FakeServer, reports: Reports
+) -> None:
+    server.add("a", "FAILED", "BlockingIOError")
+    assert not reports.end(server.runs["a"], "Out of processes.", crashed_too=True)
+    reports.log(server.runs["a"], "Out of processes.")
+    assert server.state("a") == ("FAILED", "BlockingIOError")
+    assert [(entry["flow_run_id"], entry["message"]) for entry in server.logs] == [("a", "Out of processes.")]
 
 
 def test_a_lost_run_that_was_being_cancelled_is_cancelled(server: FakeServer, reports: Reports, record: Record) -> None:

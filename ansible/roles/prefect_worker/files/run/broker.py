@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from run_box import Box, Node, command_line, environment_file, environment_of, make_box
+from run_counters import Counters
 from run_end import PROPERTIES, read_end
 from run_limits import LimitError, read_limits
 from run_messages import ClosedError, receive, send
@@ -30,7 +31,8 @@ from run_messages import ClosedError, receive, send
 _SETTINGS = Path("/etc/prefect/run.json")
 _NOTES = Path("/run/pag-run")
 _REFUSED = 78
-_AGAIN_MILLISECONDS = 1000
+_AGAIN_SECONDS = 1.0
+_COUNTERS_SECONDS = 0.1
 _IDLE_SECONDS = 10.0
 # The first descriptor that systemd hands over.
 _LISTENER = 3
@@ -82,28 +84,36 @@ def _copy(source: Path, target: Path) -> None:
         raise RefusedError(f"the flow's code could not be copied: {finished.stderr.strip()}")
 
 
-def wait(connection: socket.socket, unit: str, process: subprocess.Popen[bytes]) -> int:
+def wait(connection: socket.socket, unit: str, process: subprocess.Popen[bytes], counters: Counters) -> int:
     """Wait for the run's end; end it when the worker wants it to, or has gone."""
     watched = os.pidfd_open(process.pid)
     poll = select.poll()
     poll.register(watched, select.POLLIN)
     poll.register(connection, select.POLLIN)
-    told, alone = False, False
+    told, alone, again = False, False, 0.0
     while True:
-        # Told again, as the unit may not have been there yet.
-        ready = {descriptor for descriptor, _ in poll.poll(_AGAIN_MILLISECONDS if told else None)}
+        # Told again, as the unit may not have been there yet; nor its counters.
+        seconds = _COUNTERS_SECONDS if counters.awaited else _AGAIN_SECONDS if told else None
+        ready = {descriptor for descriptor, _ in poll.poll(seconds and seconds * 1000)}
+        for descriptor in ready - {watched, connection.fileno()}:
+            if not counters.read(descriptor):
+                poll.unregister(descriptor)
         if watched in ready:
             return process.wait()
+        for descriptor in counters.open():
+            poll.register(descriptor, select.POLLPRI)
         if connection.fileno() in ready:
+            told, again = True, 0.0
             try:
                 receive(connection)
             except (ClosedError, OSError, ValueError):
                 alone = True
                 poll.unregister(connection)
-        told = True
-        if alone:
-            _systemctl("kill", "--signal=SIGKILL", unit)
-        _systemctl("stop", "--no-block", unit)
+        if told and time.monotonic() >= again:
+            if alone:
+                _systemctl("kill", "--signal=SIGKILL", unit)
+            _systemctl("stop", "--no-block", unit)
+            again = time.monotonic() + _AGAIN_SECONDS
 
 
 def _systemctl(*arguments: str) -> str:
@@ -147,13 +157,15 @@ def serve(connection: socket.socket, instance: str) -> dict[str, Any]:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=files[0], stderr=files[1])
     for descriptor in files:
         os.close(descriptor)
-    status = wait(connection, box.unit, process)
+    counters = Counters(box.unit, limits)
+    status = wait(connection, box.unit, process, counters)
+    counters.close()
     shown = ""
     if status:
         shown = _systemctl("show", f"--property={','.join(PROPERTIES)}", box.unit)
         _systemctl("reset-failed", box.unit)
     _remove(instance)
-    return read_end(shown, limits, status)
+    return read_end(shown, limits, status, counters)
 
 
 def answer(connection: socket.socket, instance: str) -> None:

@@ -30,6 +30,8 @@ _SANDBOX = (
     "KillMode=mixed",
     "TimeoutStopSec=30",
     "OOMPolicy=kill",
+    # When the node itself is out of memory, runs go before the worker and what else the node is for.
+    "OOMScoreAdjust=500",
     "UMask=0027",
     "LimitNOFILE=65536",
     # Without rights to gain, modules, clock, host name and the kernel's log are out of reach; each further filter of

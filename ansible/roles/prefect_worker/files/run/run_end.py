@@ -6,37 +6,50 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
+from run_counters import Counters
+
 PROPERTIES = ("LoadState", "Result", "ExecMainCode", "ExecMainStatus")
 
 # As waitid(2) has it, and systemd with it.
 _EXITED = 1
 
 
-def read_end(shown: str, limits: Mapping[str, str], status: int) -> dict[str, Any]:
+def read_end(shown: str, limits: Mapping[str, str], status: int, counters: Counters) -> dict[str, Any]:
     """Return what the worker is told of a run's end: ``status``, ``signal``, and ``reason`` where there is one.
 
     *shown* is what systemd says of the unit, *status* the exit status of what waited for it. A unit that did not fail
     is forgotten by systemd.
     """
     found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    refused = _refused(limits, counters)
     if status == 0:
-        return {"status": 0, "signal": None, "reason": None}
+        return {"status": 0, "signal": None, "reason": refused}
     if found.get("LoadState") != "loaded":
         # Of all that is no failure to systemd, a flow that was told to stop ends so.
-        return {"status": 128 + signal.SIGTERM, "signal": int(signal.SIGTERM), "reason": None}
+        return {"status": 128 + signal.SIGTERM, "signal": int(signal.SIGTERM), "reason": refused}
     code, number = int(found.get("ExecMainCode") or 0), int(found.get("ExecMainStatus") or 0)
-    reason = _reason(found["Result"], limits)
+    reason = _reason(found["Result"], limits, counters)
     if code == 0:
         return {"status": status, "signal": None, "reason": reason or "The run could not be started: see the journal."}
     killed = None if code == _EXITED else number
+    if reason is None and refused:
+        reason = f"{refused} It ended with {'status' if killed is None else 'signal'} {number}."
     return {"status": number if killed is None else 128 + number, "signal": killed, "reason": reason}
 
 
-def _reason(result: str, limits: Mapping[str, str]) -> str | None:
+def _refused(limits: Mapping[str, str], counters: Counters) -> str | None:
+    if counters.count("tasks_max", "max"):
+        return f"Out of processes: the run wanted more processes and threads than tasks_max={limits['tasks_max']}."
+    return None
+
+
+def _reason(result: str, limits: Mapping[str, str], counters: Counters) -> str | None:
     if result == "oom-kill":
-        if "memory_max" in limits:
+        # Killed by the kernel, and never at its own limit.
+        innocent = counters.count("memory_max", "oom_kill") and counters.count("memory_max", "max") == 0
+        if "memory_max" in limits and not innocent:
             return f"Out of memory: the run used more than memory_max={limits['memory_max']}."
-        return "Out of memory: the machine had none left, and the kernel ended the run, which has no memory_max."
+        return "Out of memory: the node had no more for its runs, and the kernel ended this one."
     if result == "timeout" and "time_max" in limits:
         return f"Out of time: the run took longer than time_max={limits['time_max']} seconds."
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,11 @@ class Reports:
             self._set(called["id"], _crashed(message))
         return True
 
+    def log(self, run: Run, message: str) -> None:
+        """Write a warning into a run's log."""
+        entry = {"flow_run_id": run["id"], "name": "prefect.flow_runs.worker", "level": logging.WARNING}
+        self._api.request("POST", "/logs/", [entry | {"message": message, "timestamp": _now()}])
+
     def _called(self, runs: Sequence[Run]) -> list[Run]:
         """Return the runs under way that these called as functions, which have no worker of their own."""
         found: list[Run] = []
@@ -107,7 +113,7 @@ class Reports:
         }
         return {
             "id": str(uuid.uuid4()),
-            "occurred": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+            "occurred": _now(),
             "event": HEARTBEAT,
             "resource": {"prefect.resource.id": f"prefect.flow-run.{run['id']}", "prefect.resource.name": run["name"]},
             "related": [worker, *tags],
@@ -116,6 +122,10 @@ class Reports:
 
 def _crashed(message: str) -> dict[str, Any]:
     return {"type": "CRASHED", "name": "Crashed", "message": message}
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat()
 
 
 def _pages(entries: Sequence[Any]) -> Iterator[Sequence[Any]]:

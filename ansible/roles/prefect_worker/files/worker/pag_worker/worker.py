@@ -144,7 +144,9 @@ class DrainingWorker(ProcessWorker):
             if known["state_type"] == "CANCELLING":
                 self.record.lose(run)  # Prefect is about to say that it is cancelled
             else:
-                await asyncio.to_thread(self.reports.end, known, message, crashed_too=why is not None)
+                ended = await asyncio.to_thread(self.reports.end, known, message, crashed_too=why is not None)
+                if why is not None and not ended:
+                    await asyncio.to_thread(self.reports.log, known, why)
         except Exception as error:  # whatever it is, the other runs go on
             self.record.lose(run)
             print(f"The end of the run {run} is reported later: {error}", flush=True)
