@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,12 +23,16 @@ import broker  # noqa: E402
 import run_counters  # noqa: E402
 import run_end  # noqa: E402
 from run_box import Box, Node, command_line, environment_file, environment_of, make_box  # noqa: E402
+from run_end import End  # noqa: E402
 from run_messages import ClosedError, receive, send  # noqa: E402
+from run_request import read_request  # noqa: E402
 
 HOME = Path("/opt/prefect")
 NODE = Node("prefect", HOME, ("/data",))
 RUN = "0f0f0f0f-1111-4222-8333-444444444444"
 CODE = "/opt/prefect/flows/demo2/0123456789ab"
+# As the worker starts it.
+CLIENT = (sys.executable, "-E", "-s", "-S", "-B")
 
 
 def _box(directory: str = CODE, flow: str = "other") -> Box:
@@ -47,6 +52,33 @@ def test_no_other_directory_is_copied(directory: str) -> None:
     box = _box(directory, flow="../my flow")
     assert (box.code, box.flow) == (None, "my-flow")
     assert box.start == (f"/opt/prefect/runs/{RUN}-1700.7/home" if directory.startswith("/tmp") else directory)
+
+
+def test_the_code_is_copied_as_it_is(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "steps").mkdir(parents=True)
+    (source / "steps/run.sh").write_bytes(b"#!/bin/sh\n" * 300_000)
+    (source / "steps/run.sh").chmod(0o755)
+    os.utime(source / "steps/run.sh", ns=(10**18, 10**18))
+    (source / "empty").touch()
+    (source / "to-directory").symlink_to("steps")
+    (source / "to-nothing").symlink_to("/nowhere")
+    broker._copy(source, target)
+    broker._give(target, os.getuid(), os.getgid())
+    for path in (target, *target.rglob("*")):
+        same = source / path.relative_to(target)
+        assert path.lstat().st_mode == same.lstat().st_mode
+        assert path.is_dir() or path.lstat().st_mtime_ns == same.lstat().st_mtime_ns
+        assert path.is_symlink() or path.is_dir() or path.read_bytes() == same.read_bytes()
+    assert {path.relative_to(target) for path in target.rglob("*")} == {
+        path.relative_to(source) for path in source.rglob("*")
+    }
+    assert (target / "to-nothing").readlink() == Path("/nowhere")
+
+
+def test_code_that_cannot_be_copied_refuses_the_run(tmp_path: Path) -> None:
+    with pytest.raises(broker.RefusedError, match=r"could not be copied: .*nowhere"):
+        broker._copy(tmp_path / "nowhere", tmp_path / "target")
 
 
 def test_the_environment_is_what_the_worker_gives_without_its_own() -> None:
@@ -119,7 +151,7 @@ REFUSED = "Out of processes: the run wanted more processes and threads than task
 )
 def test_a_run_that_was_refused_processes_says_so(shown: str, status: int, expected: str, tmp_path: Path) -> None:
     counters = _counters(tmp_path, {"tasks_max": "max 1\n"})
-    assert run_end.read_end(_shown(shown), {"tasks_max": "64"}, status, counters)["reason"] == expected
+    assert run_end.read_end(_shown(shown), {"tasks_max": "64"}, status, counters).reason == expected
 
 
 @pytest.mark.parametrize(
@@ -132,7 +164,7 @@ def test_a_run_that_was_refused_processes_says_so(shown: str, status: int, expec
 )
 def test_whose_memory_was_short_is_told_apart(events: str, expected: str, tmp_path: Path) -> None:
     counters = _counters(tmp_path, {"memory_max": events})
-    reason = run_end.read_end(_shown("oom-kill 2 9"), {"memory_max": "1G"}, 1, counters)["reason"]
+    reason = run_end.read_end(_shown("oom-kill 2 9"), {"memory_max": "1G"}, 1, counters).reason
     assert reason == f"Out of memory: {expected}"
 
 
@@ -157,14 +189,13 @@ def _shown(text: str) -> str:
 def test_an_end_is_said_in_words(
     shown: str, limits: dict[str, str], expected: tuple[int, int | None, str | None]
 ) -> None:
-    found = run_end.read_end(_shown(shown), limits, 1, run_counters.Counters("x.service", {}))
-    assert (found["status"], found["signal"], found["reason"]) == expected
+    assert run_end.read_end(_shown(shown), limits, 1, run_counters.Counters("x.service", {})) == expected
 
 
 def test_what_systemd_has_forgotten_was_told_to_stop_or_ended_well() -> None:
     counters = run_counters.Counters("x.service", {})
-    assert run_end.read_end("", {}, 0, counters) == {"status": 0, "signal": None, "reason": None}
-    assert run_end.read_end("LoadState=not-found\n", {}, 255, counters)["signal"] == 15
+    assert run_end.read_end("", {}, 0, counters).fields() == [b"0", b"", b""]
+    assert run_end.read_end("LoadState=not-found\n", {}, 255, counters).fields() == [b"143", b"15", b""]
 
 
 @pytest.fixture
@@ -175,12 +206,12 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def test_messages_arrive_whole_and_with_files(pair: tuple[socket.socket, socket.socket]) -> None:
-    document = {"environment": {"A": "x" * 700_000}}
-    sender = threading.Thread(target=send, args=(pair[0], document, (1, 2)))
+    fields = [b"", b"x" * 700_000, "ü\udcff".encode(errors="surrogateescape"), b""]
+    sender = threading.Thread(target=send, args=(pair[0], fields, (1, 2)))
     sender.start()
     received, files = receive(pair[1])
     sender.join()
-    assert (received, len(files)) == (document, 2)
+    assert (received, len(files)) == (fields, 2)
     for descriptor in files:
         os.close(descriptor)
 
@@ -189,9 +220,8 @@ def test_the_others_end_and_nonsense_are_noticed(pair: tuple[socket.socket, sock
     pair[0].sendall(b"\xff\xff\xff\xff")
     with pytest.raises(ValueError, match="too long"):
         receive(pair[1])
-    pair[0].sendall(b"\x00\x00\x00\x02[]")
-    with pytest.raises(ValueError, match="dictionary"):
-        receive(pair[1])
+    with pytest.raises(ValueError, match="no option --colour"):
+        read_request([b"/", b"--colour=red", b"--", b"true"], [])
     pair[0].close()
     with pytest.raises(ClosedError):
         receive(pair[1])
@@ -232,27 +262,26 @@ def test_who_is_no_worker_gets_no_run(tmp_path: Path, pair: tuple[socket.socket,
 class Client:
     """The client as the worker starts it, with a broker of the test's."""
 
-    def __init__(self, directory: Path, answer: dict[str, Any] | None) -> None:
+    def __init__(self, directory: Path, answer: End | None) -> None:
         self.state = directory / "state"
         (self.state / "ends").mkdir(parents=True)
-        self.request: dict[str, Any] = {}
         self._answer = answer
         self._path = directory / "run.sock"
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(self._path))
         self._server.listen()
+        self._program = directory / "run"
+        shutil.copytree(PROGRAM, self._program)
+        messages = self._program / "run_messages.py"
+        messages.write_text(messages.read_text().replace("/run/pag/run.sock", str(self._path)))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        code = (
-            "import sys, client; request = client.parse(sys.argv[2:]) | {'directory': '/', 'environment': {}};"
-            "client.end(client.ask(request, sys.argv[1]), request['run'])"
-        )
-        command = [sys.executable, "-c", code, str(self._path), *arguments]
         thread = threading.Thread(target=self._serve)
         thread.start()
         finished = subprocess.run(
-            command,
-            env={"PYTHONPATH": str(PROGRAM), "STATE_DIRECTORY": str(self.state)},
+            [*CLIENT, str(self._program / "client.py"), *arguments],
+            cwd=self.state,
+            env={"STATE_DIRECTORY": str(self.state), "GIVEN": "a=b\n ü"},
             capture_output=True,
             text=True,
         )
@@ -263,22 +292,39 @@ class Client:
     def _serve(self) -> None:
         connection, _ = self._server.accept()
         with connection:
-            self.request, files = receive(connection)
+            asked, files = receive(connection)
+            self.request = read_request(asked, receive(connection)[0])
             for descriptor in files:
                 os.close(descriptor)
             if self._answer is not None:
-                send(connection, self._answer)
+                send(connection, self._answer.fields())
 
 
 def test_the_client_ends_as_the_run_did(tmp_path: Path) -> None:
-    client = Client(tmp_path, {"status": 137, "signal": 9, "reason": "Out of memory."})
-    finished = client.run("--run=r1", "--limit=memory_max=1G", "--", "python", "--", "-x")
+    client = Client(tmp_path, End(137, 9, "Out of memory."))
+    finished = client.run("--run=r1", "--name=red-fox", "--limit=memory_max=1G", "--", "python", "--", "", "-x")
     assert (finished.returncode, finished.stderr) == (-9, "Out of memory.\n")
     assert (client.state / "ends/r1").read_text() == "Out of memory."
-    assert client.request["limits"] == {"memory_max": "1G"}
-    assert client.request["command"] == ["python", "--", "-x"]
+    assert (client.request.run, client.request.name, client.request.flow) == ("r1", "red-fox", "")
+    assert client.request.limits == {"memory_max": "1G"}
+    assert client.request.command == ["python", "--", "", "-x"]
+    assert client.request.directory == str(client.state)
+    assert client.request.environment["GIVEN"] == "a=b\n ü"
+
+
+def test_the_client_ends_well_without_a_word(tmp_path: Path) -> None:
+    client = Client(tmp_path, End(0))
+    finished = client.run("--run=r1", "--", "true")
+    assert (finished.returncode, finished.stderr, list((client.state / "ends").iterdir())) == (0, "", [])
 
 
 def test_the_client_says_when_its_broker_has_gone(tmp_path: Path) -> None:
     finished = Client(tmp_path, None).run("--run=r1", "--", "true")
     assert (finished.returncode, finished.stderr) == (78, "Lost: what ran it (pag-run) ended before it.\n")
+
+
+def test_the_client_imports_nothing_that_takes_long(tmp_path: Path) -> None:
+    listed = "import sys; sys.argv = []; import client; print(*sys.modules)"
+    command = [*CLIENT, "-c", f"import sys; sys.path.insert(0, {str(PROGRAM)!r}); {listed}"]
+    modules = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert not modules & {"enum", "json", "pathlib", "re", "signal", "socket", "struct", "subprocess", "typing"}

@@ -9,38 +9,22 @@ refused or ended goes into a file of the run's name below ``ends`` in the worker
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import sys
+
+# Every run waits for this program: socket and signal would import a hundred modules more. What is used here of those
+# below them is alike in all versions of Python.
+from _signal import SIG_DFL, SIGINT, SIGKILL, SIGTERM, signal
+from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from run_messages import SOCKET, ClosedError, receive, send
 
-# Imported for every run: without typing and pathlib, a run starts some milliseconds earlier.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-_REFUSED = 78
+_REFUSED = b"78"
 """The exit status of a run that was not started."""
 
 
-def parse(arguments: list[str]) -> dict[str, Any]:
-    """Return what the arguments ask for, as the broker wants it."""
-    request: dict[str, Any] = {"run": "", "name": "", "flow": "", "limits": {}}
-    border = arguments.index("--")
-    for argument in arguments[:border]:
-        option, _, value = argument.removeprefix("--").partition("=")
-        if option == "limit":
-            name, _, amount = value.partition("=")
-            request["limits"][name] = amount
-        else:
-            request[option] = value
-    return request | {"command": arguments[border + 1 :]}
-
-
-def ask(request: dict[str, Any], path: str = SOCKET) -> dict[str, Any]:
-    """Have the broker run what is wanted; return how it ended."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def ask(arguments: list[str], path: str = SOCKET) -> list[bytes]:
+    """Have the broker run what is wanted; return how it ended: exit status, signal, reason."""
+    connection = socket(AF_UNIX, SOCK_STREAM)
     try:
         connection.connect(path)
     except OSError as error:
@@ -48,39 +32,39 @@ def ask(request: dict[str, Any], path: str = SOCKET) -> dict[str, Any]:
             f"The run was not started: {path} does not answer ({error.strerror}); run main.yml on this node."
         )
     try:
-        send(connection, request, (1, 2))
+        send(connection, [os.getcwdb(), *map(os.fsencode, arguments)], (1, 2))  # noqa: PTH109
+        send(connection, [b"%s=%s" % entry for entry in os.environb.items()])
         # Before, a signal ends this process, and with it the run.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: send(connection, {"stop": True}))
+        for number in (SIGTERM, SIGINT):
+            signal(number, lambda *_: send(connection, [b"stop"]))
         return receive(connection)[0]
     except (ClosedError, OSError):
         return _refusal("Lost: what ran it (pag-run) ended before it.")
 
 
-def end(answer: dict[str, Any], run: str) -> None:
+def end(answer: list[bytes], run: str) -> None:
     """Leave the reason to the worker, and end as the run did."""
-    if answer.get("reason"):
-        print(answer["reason"], file=sys.stderr, flush=True)
+    status, number, reason = answer
+    if reason:
+        print(reason.decode(), file=sys.stderr, flush=True)
         note = f"{os.environ['STATE_DIRECTORY']}/ends/{run}"
-        with open(note, "w", encoding="utf-8") as stream:  # noqa: PTH123
-            stream.write(answer["reason"])
-    if number := answer.get("signal"):
-        if number != signal.SIGKILL:
-            signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-    sys.exit(answer["status"])
+        with open(note, "wb") as stream:  # noqa: PTH123
+            stream.write(reason)
+    if number:
+        if int(number) != SIGKILL:
+            signal(int(number), SIG_DFL)
+        os.kill(os.getpid(), int(number))
+    sys.exit(int(status))
 
 
-def _refusal(reason: str) -> dict[str, Any]:
-    return {"status": _REFUSED, "signal": None, "reason": reason}
+def run_of(arguments: list[str]) -> str:
+    """Return which run is asked for."""
+    return next(argument.removeprefix("--run=") for argument in arguments if argument.startswith("--run="))
 
 
-def main() -> None:
-    """Run it."""
-    request = parse(sys.argv[1:])
-    directory, environment = os.getcwd(), dict(os.environ)  # noqa: PTH109
-    end(ask(request | {"directory": directory, "environment": environment}), request["run"])
+def _refusal(reason: str) -> list[bytes]:
+    return [_REFUSED, b"", reason.encode()]
 
 
 if __name__ == "__main__":
-    main()
+    end(ask(sys.argv[1:]), run_of(sys.argv[1:]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 from run_counters import Counters
 
@@ -14,8 +14,21 @@ PROPERTIES = ("LoadState", "Result", "ExecMainCode", "ExecMainStatus")
 _EXITED = 1
 
 
-def read_end(shown: str, limits: Mapping[str, str], status: int, counters: Counters) -> dict[str, Any]:
-    """Return what the worker is told of a run's end: ``status``, ``signal``, and ``reason`` where there is one.
+class End(NamedTuple):
+    """How a run ended."""
+
+    status: int
+    signal: int | None = None
+    reason: str | None = None
+
+    def fields(self) -> list[bytes]:
+        """Return what the worker is told."""
+        number = b"" if self.signal is None else b"%d" % self.signal
+        return [b"%d" % self.status, number, (self.reason or "").encode()]
+
+
+def read_end(shown: str, limits: Mapping[str, str], status: int, counters: Counters) -> End:
+    """Return how a run ended.
 
     *shown* is what systemd says of the unit, *status* the exit status of what waited for it. A unit that did not fail
     is forgotten by systemd.
@@ -23,18 +36,18 @@ def read_end(shown: str, limits: Mapping[str, str], status: int, counters: Count
     found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     refused = _refused(limits, counters)
     if status == 0:
-        return {"status": 0, "signal": None, "reason": refused}
+        return End(0, None, refused)
     if found.get("LoadState") != "loaded":
         # Of all that is no failure to systemd, a flow that was told to stop ends so.
-        return {"status": 128 + signal.SIGTERM, "signal": int(signal.SIGTERM), "reason": refused}
+        return End(128 + signal.SIGTERM, signal.SIGTERM, refused)
     code, number = int(found.get("ExecMainCode") or 0), int(found.get("ExecMainStatus") or 0)
     reason = _reason(found["Result"], limits, counters)
     if code == 0:
-        return {"status": status, "signal": None, "reason": reason or "The run could not be started: see the journal."}
+        return End(status, None, reason or "The run could not be started: see the journal.")
     killed = None if code == _EXITED else number
     if reason is None and refused:
         reason = f"{refused} It ended with {'status' if killed is None else 'signal'} {number}."
-    return {"status": number if killed is None else 128 + number, "signal": killed, "reason": reason}
+    return End(number if killed is None else 128 + number, killed, reason)
 
 
 def _refused(limits: Mapping[str, str], counters: Counters) -> str | None:

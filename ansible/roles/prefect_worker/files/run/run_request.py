@@ -1,0 +1,42 @@
+"""What a worker asks for when it has a run started. Standard library only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+_BORDER = "--"
+
+
+@dataclass
+class Request:
+    """A run that is asked for."""
+
+    directory: str
+    """Where the worker would start it."""
+    command: list[str]
+    environment: dict[str, str]
+    """The worker's own, with what it gives to the run."""
+    run: str = ""
+    name: str = ""
+    flow: str = ""
+    limits: dict[str, str] = field(default_factory=dict)
+
+
+def read_request(asked: Sequence[bytes], variables: Sequence[bytes]) -> Request:
+    """Return what the client asks for: its directory, its arguments, and its environment. Raises ValueError."""
+    directory, *arguments = map(os.fsdecode, asked)
+    border = arguments.index(_BORDER)
+    pairs = [os.fsdecode(variable).split("=", 1) for variable in variables if b"=" in variable]
+    request = Request(directory, arguments[border + 1 :], dict(pairs))
+    for argument in arguments[:border]:
+        option, _, value = argument.removeprefix("--").partition("=")
+        if option == "limit":
+            name, _, amount = value.partition("=")
+            request.limits[name] = amount
+        elif option in ("run", "name", "flow"):
+            setattr(request, option, value)
+        else:
+            raise ValueError(f"there is no option --{option}")
+    return request
