@@ -73,6 +73,7 @@ def locks(root: Path) -> list[Lock]:
         Lock(requirements / "builder.in"),
         # The tests' tools are for Debian 12 and later.
         Lock(requirements / "dev.in", python="3.11"),
+        Lock(requirements / "fuzz.in", python="3.11"),
         *(
             Lock(source, exclude_newer=_PREFECT_DATE, constraint=prefect.with_suffix(".txt"))
             for source in [*sorted(root.glob("flows/*/requirements.in")), root / "benches/gpu/requirements.in"]

@@ -34,6 +34,22 @@ for address, secure, authorities, path, headers in json.load(sys.stdin):
     except OSError as error:
         print(json.dumps([0, {}, str(error)]))
 """
+# Asks for a websocket so often at the same time, and prints the answers' status.
+_OPEN = """
+import concurrent.futures, json, socket, ssl, sys
+host, path, times, headers = json.load(sys.stdin)
+context = ssl.create_default_context(cafile="/etc/pag/ca.crt")
+lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Connection: upgrade", "Upgrade: websocket", *headers]
+lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Protocol: prefect"]
+def ask(_):
+    plain = socket.create_connection((host, 4200), timeout=60)
+    with context.wrap_socket(plain, server_hostname=host) as connection:
+        connection.sendall("\\r\\n".join([*lines, "", ""]).encode())
+        return int(connection.recv(100).split()[1])
+with concurrent.futures.ThreadPoolExecutor(times) as pool:
+    print(json.dumps(list(pool.map(ask, range(times)))))
+"""
+_SOCKETS = ("events/in", "events/out", "logs/out", "task_runs/subscriptions/scheduled")
 _HEADERS = {
     "strict-transport-security": "max-age=31536000",
     "content-security-policy": "default-src 'self'",
@@ -68,6 +84,14 @@ def ask(
     output = machines.ssh(machine, f"python3 -c {shlex.quote(_ASK)}", stdin=json.dumps(questions))
     answers = [json.loads(line) for line in output.splitlines()]
     return [(status, {name.lower(): value for name, value in found.items()}, text) for status, found, text in answers]
+
+
+def open_sockets(machines: Machines, path: str, times: int, login: str | None = None) -> list[int]:
+    """Return what is answered to a machine that asks for a websocket so often at the same time."""
+    headers = [] if login is None else [f"Authorization: Basic {base64.b64encode(login.encode()).decode()}"]
+    asked = json.dumps([SERVER, f"/api/{path}", times, headers])
+    statuses: list[int] = json.loads(machines.ssh(CONTROLLER, f"python3 -c {shlex.quote(_OPEN)}", stdin=asked))
+    return statuses
 
 
 def test_the_server_is_verified_by_every_name(machines: Machines) -> None:
@@ -107,6 +131,16 @@ def test_browsers_behind_the_tunnel_need_no_certificate(machines: Machines) -> N
     )
     assert (home[0], health[0], api[0]) in {(200, 200, 401), (307, 200, 401)}
     assert home[1].get("location", "/").startswith("/")
+
+
+def test_redirections_lead_nowhere_else(machines: Machines) -> None:
+    """Neither past the tunnel to a port that is not there, nor to another host."""
+    paths = {"/v2": "/v2/", "//elsewhere.example/..": "/elsewhere.example/../"}
+    for secure, address in ((False, "127.0.0.1:4200"), (True, f"{SERVER}:4200")):
+        told = ask(machines, list(paths), address=address, secure=secure)
+        assert [(status, headers.get("location")) for status, headers, _ in told] == [
+            (307, location) for location in paths.values()
+        ]
 
 
 def test_nothing_is_told_without_the_login(machines: Machines) -> None:
@@ -153,6 +187,17 @@ def test_guesses_are_limited_and_logins_are_not(machines: Machines, secrets: Sec
     assert guesses.count(401) <= 15
     rights = [answer[0] for answer in ask(machines, ["/api/admin/version"] * 30, login=secrets.basic_auth)]
     assert set(rights) == {200}
+
+
+def test_websockets_that_ask_for_the_login_themselves_are_let_in(machines: Machines) -> None:
+    assert [open_sockets(machines, path, 1) for path in _SOCKETS] == [[101]] * len(_SOCKETS)
+    assert open_sockets(machines, "work_pools/cpu-pool/workers/connect", 1) == [401]
+
+
+def test_who_opens_many_websockets_without_the_login_is_slowed(machines: Machines, secrets: Secrets) -> None:
+    many = open_sockets(machines, "events/out", 160)
+    assert set(many) == {101, 429}
+    assert open_sockets(machines, "events/out", 160, secrets.basic_auth) == [101] * 160
 
 
 @pytest.mark.parametrize(
