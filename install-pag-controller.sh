@@ -284,6 +284,26 @@ protect_secrets() {
     chmod 0600 -- "$bundle/ansible/secrets.yml.example"
 }
 
+# The password that secrets.yml is encrypted with, where ansible.cfg expects it: the operator's file, made once and never
+# replaced. The operator makes it, not root, who would follow a link out of the home.
+make_vault_password() {
+    local operator=${SUDO_USER:-root} made
+    # shellcheck disable=SC2016 # The operator's shell expands it.
+    made=$(runuser --user "$operator" -- env HOME="$(getent passwd -- "$operator" | cut --delimiter=: --fields=6)" bash -c '
+        set -euo pipefail
+        umask 077
+        directory=$HOME/.config/pag file=$HOME/.config/pag/vault-password
+        [[ ! -e $file ]] || exit 0
+        mkdir --parents -- "$directory"
+        head --bytes=32 /dev/urandom | base64 > "$file.new"
+        # A file that is there meanwhile stays.
+        ln -- "$file.new" "$file"
+        rm -- "$file.new"
+        printf "%s\n" "$file"
+    ') || fail "the vault's password could not be made in the home of $operator: see above."
+    [[ -z $made ]] || printf '\nThe password of the vault of secrets.yml is new, in %s: keep a copy elsewhere.\n' "$made"
+}
+
 say_what_next() {
     if [[ $changed == no ]]; then
         printf '\nThis bundle is installed already; nothing was changed.\n'
@@ -293,7 +313,10 @@ say_what_next() {
     printf '\nNext:\n    cd %s/ansible\n' "$bundle"
     # Not over an inventory and secrets that are there.
     [[ -e $bundle/ansible/inventory.yml ]] || echo "    cp inventory.yml.example inventory.yml        # edit: your nodes"
-    [[ -e $bundle/ansible/secrets.yml ]] || echo "    cp secrets.yml.example secrets.yml            # edit: your passwords"
+    if [[ ! -e $bundle/ansible/secrets.yml ]]; then
+        echo "    cp secrets.yml.example secrets.yml            # edit: your passwords"
+        echo "    ansible-vault encrypt secrets.yml             # later: ansible-vault edit secrets.yml"
+    fi
     cat << 'NEXT'
     ansible all -i inventory.yml -m ping
     ansible-playbook -i inventory.yml main.yml --tags prefect-server
@@ -315,6 +338,7 @@ install_bundle() {
     install_command
     count controller finish
     protect_secrets
+    make_vault_password
     say_what_next
 }
 

@@ -91,7 +91,7 @@ class Guide:
         before = snapshot.take(self.machines) if check else {}
         started, received = time.monotonic(), self.machines.traffic()
         if block == CONFIGURE:
-            # Here the operator edits the two files that were copied from the examples.
+            # Here the operator edits the two files that were copied from the examples, before one of them is encrypted.
             edit = 1 + max(index for index, command in enumerate(commands) if command.startswith("cp "))
             returncode, output = self._type(commands[:edit])
             if returncode == 0:

@@ -138,13 +138,16 @@ def test_a_restoration_that_is_killed_goes_on(machines: Machines, secrets: Secre
 def new_controller(machines: Machines) -> Result:
     """How the controller's archive was put back, after the controller was lost and set up from the last bundle."""
     assert play(machines, "backup.yml").returncode == 0
+    password = machines.ssh(CONTROLLER, "cat .config/pag/vault-password")
     replace_machine(machines, CONTROLLER)
+    # As docs/operations.md says.
+    machines.ssh(CONTROLLER, "mkdir -p .config/pag")
+    machines.write(CONTROLLER, ".config/pag/vault-password", password)
     machines.copy([machines.directory / "bundle/pag-software-bundle.tar.gz"], CONTROLLER, "")
     installed = run(
         machines, "tar -xf pag-software-bundle.tar.gz && cd pag-software-bundle && bash install-pag-controller.sh"
     )
     assert installed.returncode == 0, installed.output[-3000:]
-    # As docs/operations.md says.
     newest = f"ls {BACKUPS}/controller/*.tar | tail -n 1"
     fetched = run(machines, f"umask 077; ssh {SERVER} \"sudo sh -c 'cat \\$({newest})'\" > controller.tar")
     assert fetched.returncode == 0, fetched.output

@@ -139,5 +139,20 @@ def test_nor_has_what_the_server_tells_of_itself(api: PrefectApi, patterns: str,
 def test_the_settings_that_have_them_are_roots(machines: Machines) -> None:
     modes = machines.ssh(SERVER, "sudo stat -c '%U %a' /etc/prefect/server.env /etc/prefect")
     assert modes.split() == ["root", "600", "root", "755"]
-    kept = machines.ssh(CONTROLLER, f"stat -c %a {playbooks.DIRECTORY}/secrets.yml").strip()
-    assert kept.endswith("00"), kept
+    kept = machines.ssh(CONTROLLER, f"stat -c '%U %a' {playbooks.DIRECTORY}/secrets.yml .config/pag/vault-password")
+    assert kept.split() == ["operator", "600"] * 2
+
+
+def test_the_operators_are_in_a_vault(machines: Machines, secrets: Secrets) -> None:
+    path = f"{playbooks.DIRECTORY}/secrets.yml"
+    assert machines.ssh(CONTROLLER, f"head -n 1 {path}").startswith("$ANSIBLE_VAULT;")
+    assert secrets.database_password in machines.ssh(
+        CONTROLLER, f"cd {playbooks.DIRECTORY} && ansible-vault view secrets.yml"
+    )
+
+
+def test_the_vaults_password_is_never_made_again(machines: Machines) -> None:
+    before = machines.ssh(CONTROLLER, "cat .config/pag/vault-password")
+    assert len(before.strip()) >= 43
+    machines.ssh(CONTROLLER, "bash pag-software-bundle/install-pag-controller.sh")
+    assert machines.ssh(CONTROLLER, "cat .config/pag/vault-password") == before

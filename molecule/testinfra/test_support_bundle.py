@@ -81,6 +81,12 @@ def append(machines: Machines, machine: str, path: str, text: str) -> None:
     machines.ssh(machine, command, stdin=text)
 
 
+def append_secret(machines: Machines, text: str) -> None:
+    """Append to the vault of secrets.yml, of which a copy is kept beside it."""
+    vault = "ansible-vault decrypt secrets.yml && cat >> secrets.yml && ansible-vault encrypt secrets.yml"
+    machines.ssh(CONTROLLER, f"cd {ANSIBLE} && cp -p secrets.yml secrets.yml.before && {vault}", stdin=text)
+
+
 def say(machines: Machines, machine: str, unit: str, lines: list[str]) -> None:
     """Say something in a unit's journal, as its own processes would."""
     # The journal knows whose line it is by the control group of who wrote it.
@@ -104,10 +110,10 @@ def planted(machines: Machines) -> Iterator[None]:
         (SERVER, "/var/log/postgresql/postgresql-15-main.log", f"DETAIL:  parameters: $1 = '{PARAMETER}'\n"),
         (WORKER, "/etc/prefect/worker-cpu.env", f'FLOW_SETTING="{SETTING}"\n'),
         (CONTROLLER, f"{ANSIBLE}/inventory.yml", _PLANTED_INVENTORY),
-        (CONTROLLER, f"{ANSIBLE}/secrets.yml", f"a_flows_login: {json.dumps(KNOWN)}\n"),
     )
     for machine, path, text in appended:
         append(machines, machine, path, text)
+    append_secret(machines, f"a_flows_login: {json.dumps(KNOWN)}\n")
     machines.ssh(
         CONTROLLER, f"mkdir {ANSIBLE}/host_vars && cat > {ANSIBLE}/host_vars/elsewhere.yml", stdin=_PLANTED_HOST
     )
@@ -126,7 +132,7 @@ def planted(machines: Machines) -> Iterator[None]:
     say(machines, SERVER, "prefect-server.service", [*_JOURNAL, *known, "this line is seen"])
     say(machines, WORKER, "prefect-worker-cpu.service", [RUN, f"12:00:00.000 | INFO    | Flow run 'x' - {RUN}"])
     yield
-    for machine, path, _ in appended:
+    for machine, path, _ in (*appended, (CONTROLLER, f"{ANSIBLE}/secrets.yml", "")):
         machines.ssh(machine, f"sudo mv {path}.before {path}")
     machines.ssh(CONTROLLER, f"rm -r {ANSIBLE}/host_vars; sudo rm -r /opt/pag/flows/planted; rm -f {ARCHIVE}")
     machines.ssh(WORKER, f"sudo rm {DROP_IN}; sudo rmdir {Path(DROP_IN).parent}; sudo systemctl daemon-reload")
@@ -193,7 +199,7 @@ def test_it_has_what_it_promises(files: dict[str, str]) -> None:
     assert "proxy_pass" in files[f"nodes/{SERVER}/settings/prefect.conf"]
     assert "open() failed" in files[f"nodes/{SERVER}/logs/nginx-error.log"]
     assert "harmless: this is seen" in files["controller/inventory/inventory.yml"]
-    assert '"vault": false' in files["controller/facts.json"]
+    assert '"vault": true' in files["controller/facts.json"]
     assert json.loads(files["nodes/pag-server/versions.json"])["environment"]["prefect"]
     assert json.loads(files["controller/manifest.json"])["environments"]
     assert json.loads(files["status.json"])["nodes"]

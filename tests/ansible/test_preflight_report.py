@@ -58,10 +58,13 @@ def _run(
     checks = {"pag_root": str(directory / "pag"), "preflight_resolve": [], "preflight_ports": {}}
     checks |= {"preflight_systemd": False} | variables
     (directory / "variables.yml").write_text(yaml.safe_dump(checks))
+    # Where ansible.cfg looks for it, there is none without an installation.
+    (directory / "vault-password").write_text("x\n")
+    environment = {"ANSIBLE_HOME": "home", "ANSIBLE_VAULT_PASSWORD_FILE": "vault-password"}
     completed = subprocess.run(
         ["ansible-playbook", "test.yml", "--extra-vars", f"@{directory / 'variables.yml'}"],
         cwd=playbooks,
-        env=os.environ | {"ANSIBLE_HOME": str(directory / "home"), "ANSIBLE_NOCOLOR": "1"},
+        env=os.environ | {name: str(directory / path) for name, path in environment.items()} | {"ANSIBLE_NOCOLOR": "1"},
         capture_output=True,
         text=True,
     )
