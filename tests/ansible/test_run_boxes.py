@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -328,3 +330,33 @@ def test_the_client_imports_nothing_that_takes_long(tmp_path: Path) -> None:
     command = [*CLIENT, "-c", f"import sys; sys.path.insert(0, {str(PROGRAM)!r}); {listed}"]
     modules = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     assert not modules & {"enum", "json", "pathlib", "re", "signal", "socket", "struct", "subprocess", "typing"}
+
+
+def test_a_broker_whose_programs_were_replaced_serves_with_the_new_ones(tmp_path: Path) -> None:
+    programs, path = tmp_path / "run", tmp_path / "run.sock"
+    shutil.copytree(PROGRAM, programs)
+    shutil.copy(ANSIBLE / "module_utils/run_limits.py", programs)
+    program = programs / "broker.py"
+    settings = tmp_path / "run.json"
+    settings.write_text(json.dumps({"user": "root", "home": str(tmp_path), "write_paths": []}))
+    text = program.read_text().replace('    _clear("*")\n', "").replace("/etc/prefect/run.json", str(settings))
+    program.write_text(text)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        # It takes the socket as systemd hands it over.
+        start = f"exec {sys.executable} -E -s -S -B {program} 3<&{listener.fileno()}"
+        older = subprocess.Popen(["bash", "-c", start], pass_fds=[listener.fileno()])
+    with socket.socket(socket.AF_UNIX) as first:
+        first.connect(str(path))
+        while not Path(f"/proc/{older.pid}/task/{older.pid}/children").read_text():
+            time.sleep(0.01)
+        program.write_text("import os, sys\nos.write(int(sys.argv[1]), b'newer ' + sys.argv[2].encode())\n")
+        os.utime(program, (time.time() + 60, time.time() + 60))
+        with socket.socket(socket.AF_UNIX) as second:
+            second.settimeout(10)
+            second.connect(str(path))
+            assert second.recv(100).startswith(b"newer ")
+            assert second.recv(100) == b""
+    # Without a run, it ends, and systemd starts the new one.
+    assert older.wait(timeout=30) == 0

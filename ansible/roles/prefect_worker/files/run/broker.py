@@ -20,6 +20,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -231,9 +232,17 @@ def listen(listener: socket.socket) -> None:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 listener.close()
+                if _is_outdated(started):
+                    _become_newer(connection, instance)
                 _serve_and_exit(connection, instance)
             running[process] = instance
             connection.close()
+
+
+def _become_newer(connection: socket.socket, instance: str) -> None:
+    """Serve the connection with the programs on disk, which the other side has as well."""
+    os.set_inheritable(connection.fileno(), True)
+    os.execv(sys.executable, [*sys.orig_argv, str(connection.fileno()), instance])  # noqa: S606
 
 
 def _serve_and_exit(connection: socket.socket, instance: str) -> None:
@@ -264,7 +273,10 @@ def _is_outdated(started: float) -> bool:
 
 
 def main() -> None:
-    """Clear up after a broker that was killed, and serve systemd's socket."""
+    """Clear up after a broker that was killed, and serve systemd's socket, or one connection of an older broker's."""
+    if len(sys.argv) > 1:
+        descriptor, instance = sys.argv[1:]
+        _serve_and_exit(socket.socket(fileno=int(descriptor)), instance)
     _clear("*")
     listen(socket.socket(fileno=_LISTENER))
 
