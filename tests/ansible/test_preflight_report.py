@@ -15,7 +15,11 @@ from test_bundle_facts import TARGET, _write_bundle
 
 ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
 
-pytestmark = pytest.mark.skipif(shutil.which("ansible-playbook") is None, reason="needs ansible-playbook")
+# Each runs a playbook, for seconds.
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(shutil.which("ansible-playbook") is None, reason="needs ansible-playbook"),
+]
 
 GOOD_SECRETS = {"prefect_basic_auth_key": "admin:really-mine", "postgresql_password": "mine-too"}
 PLAYBOOK = [

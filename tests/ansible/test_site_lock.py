@@ -127,6 +127,7 @@ def test_only_playbooks_are_named(arguments: list[str], expected: str) -> None:
     assert site_lock.playbooks_of(arguments) == expected
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("ansible-playbook") is None, reason="needs ansible-playbook")
 @pytest.mark.usefixtures("holder")
 @pytest.mark.parametrize(

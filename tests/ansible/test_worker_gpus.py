@@ -188,6 +188,7 @@ def _has_come(directory: Path, name: str, before: set[str], run: subprocess.Pope
     return run.poll() is not None or not places(directory) <= before or name in started(directory)
 
 
+@pytest.mark.process
 def test_no_device_has_two_runs_and_none_is_lost_when_runs_are_killed_at_random(tmp_path: Path) -> None:
     workers = []
     for number in range(2):
