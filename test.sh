@@ -35,7 +35,7 @@ fi
 # The tests' own tools, in an environment that is made anew when the lock or the interpreter changes.
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/pag
 python=$(command -v python3)
-key=$( (cat requirements/toolkit.txt requirements/dev.txt requirements/collections.txt && "$python" -VV && echo "$python") |
+key=$( (cat requirements/toolkit.txt requirements/dev.txt requirements/collections.txt && "$python" -VV && echo "$python compiled") |
   sha256sum | cut -c 1-12)
 environment=$cache/tests-$key
 mkdir -p "$cache"
@@ -51,7 +51,8 @@ if [ ! -e "$environment/.complete" ]; then
     --requirement requirements/toolkit.txt
   install=("$environment/bin/uv" pip install --quiet --no-config --no-deps --require-hashes
     --python "$environment/bin/python")
-  "${install[@]}" --requirement requirements/dev.txt
+  # Compiled, or every process that a test starts would compile what it imports.
+  "${install[@]}" --compile-bytecode --requirement requirements/dev.txt
   # Ansible's collections, for the linter to check the playbooks' arguments against.
   "${install[@]}" --requirement requirements/collections.txt
   touch "$environment/.complete"
@@ -61,6 +62,7 @@ exec 9>&-
 export PATH=$environment/bin:$PATH
 # Bytecode is kept beside the tools, not in the checkout.
 export PYTHONPYCACHEPREFIX=$environment/bytecode
+unset PYTHONDONTWRITEBYTECODE
 case $suite in
   unit)
     select='not lint and not scenario and not root and not network and not process and not long'

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from manifests import OTHER_TARGET, TARGET, environment, manifest, package
 
 from airgap.environment import Environment
@@ -30,6 +29,9 @@ DOWNLOADS = (
 
 
 def document(described: Manifest, environments: list[Environment]) -> dict[str, Any]:
+    # Its import takes a second, which every process that collects tests would wait.
+    from cyclonedx.validation.json import JsonStrictValidator
+
     file = sbom_file(described, environments, DOWNLOADS)
     assert (file.path, file.kind) == ("sbom.cdx.json", "document")
     assert file.content == sbom_file(described, environments, DOWNLOADS).content
