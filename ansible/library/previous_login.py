@@ -9,7 +9,7 @@ short_description: Keep a replaced login valid for some hours
 description:
   - Flow runs have their login from when they began, and are refused when the proxy takes another one only. When
     O(path), the proxy's configuration, has a login that is not O(login), it is written to O(kept), a file of entries
-    for nginx's C(map) that O(path) includes; its first line says until when it is valid.
+    for nginx's C(map) that O(path) includes, as V(replaced); its first line says until when it is valid.
   - Later runs leave that file as it is until then, and remove it afterwards, or when O(hours) is 0.
   - Run it before O(path) is written.
 options:
@@ -63,20 +63,20 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-_ENTRY = re.compile(r'^ *("~\^\[Bb\]asic \+\S+\$" right;)$', re.MULTILINE)
+_ENTRY = re.compile(r'^ *("~\^\[Bb\]asic \+\S+\$") (?:right|replaced);$', re.MULTILINE)
 _UNTIL = "# Until "
 _FORMAT = "%Y-%m-%d %H:%M:%S UTC"
 
 
 def entry(text: str) -> str | None:
-    """Return the entry of a login in a configuration's text; None when there is none."""
+    """Return what matches a login in a configuration's text; None when there is none."""
     found = _ENTRY.search(text)
     return found[1] if found else None
 
 
 def entry_of(login: str) -> str:
-    """Return the entry of a login, as the template writes it."""
-    return f'"~^[Bb]asic +{re.escape(base64.b64encode(login.encode()).decode())}$" right;'
+    """Return what matches a login, as the template writes it."""
+    return f'"~^[Bb]asic +{re.escape(base64.b64encode(login.encode()).decode())}$"'
 
 
 def expiry(text: str) -> datetime | None:
@@ -98,7 +98,7 @@ def kept_text(login: str, current: str, kept: str, hours: float, now: datetime) 
         return ""
     if before is not None and before != entry_of(login):
         until = now + timedelta(hours=hours)
-        return f"{_UNTIL}{until.strftime(_FORMAT)}\n{before}\n"
+        return f"{_UNTIL}{until.strftime(_FORMAT)}\n{before} replaced;\n"
     valid = expiry(kept)
     return kept if valid is not None and now < valid and entry(kept) not in (None, entry_of(login)) else ""
 

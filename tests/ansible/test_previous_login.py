@@ -38,7 +38,7 @@ def test_the_templates_entry_is_found(login: str) -> None:
 
 def test_a_replaced_login_is_kept_until_its_hours_are_over() -> None:
     kept = kept_text(NEW, _proxy(OLD), "", 24, NOW)
-    assert kept == f"# Until 2026-11-27 12:00:00 UTC\n{entry_of(OLD)}\n"
+    assert kept == f"# Until 2026-11-27 12:00:00 UTC\n{entry_of(OLD)} replaced;\n"
     assert expiry(kept) == NOW + timedelta(hours=24)
     later = NOW + timedelta(hours=23)
     assert kept_text(NEW, _proxy(NEW), kept, 24, later) == kept
