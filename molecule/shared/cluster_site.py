@@ -12,6 +12,8 @@ from machines import Machines
 SERVER = "pag-server"
 CPU_WORKERS = ("pag-worker-1", "pag-worker-2")
 GPU_WORKERS = ("pag-worker-2",)
+FLOW_USER = "eo-team"
+"""Whom flow runs may be in the place of the service user."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ def secrets_of(machines: Machines) -> Secrets:
 
 def inventory(cpu_workers: tuple[str, ...] = CPU_WORKERS, gpu_workers: tuple[str, ...] = GPU_WORKERS) -> str:
     """Return inventory.yml: one server, CPU workers, and GPU workers with two devices each."""
-    lines = ["all:", "  children:", "    prefect_servers:", "      hosts:", f"        {SERVER}:"]
+    lines = ["all:", "  vars:", f"    flow_users: [{FLOW_USER}]", "  children:"]
+    lines += ["    prefect_servers:", "      hosts:", f"        {SERVER}:"]
     lines += ["    prefect_workers:", "      children:", "        prefect_workers_cpu:", "          hosts:"]
     lines += [f"            {name}:" for name in cpu_workers]
     lines += ["        prefect_workers_gpu:", "          hosts:"]

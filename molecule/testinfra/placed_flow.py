@@ -61,7 +61,7 @@ class PlacedFlow:
             with contextlib.suppress(ApiError):
                 self.api.request("DELETE", f"/flows/{flow['id']}")
             for node in self.nodes:
-                self.machines.ssh(node, f"sudo rm -rf {_FLOWS}/{self.name} /opt/prefect/storage/{self.name}")
+                self.machines.ssh(node, f"sudo rm -rf {_FLOWS}/{self.name} /opt/prefect/storage/{self.name}*")
 
     def start_with(self, parameters: dict[str, Any], **variables: Any) -> str:
         """Create a run with these job variables, due now, and return its id."""

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from cluster_site import CPU_WORKERS, Secrets
+from cluster_site import CPU_WORKERS, FLOW_USER, Secrets
 from machines import Machines
 from placed_flow import PlacedFlow
+from playbooks import play
 from prefect_api import PrefectApi
 from testinfra.host import Host
 
@@ -20,7 +21,7 @@ OTHER = "/opt/prefect/flows/demo1"
 LEFT = "sleep 86397"
 # What it sees is its result's file, which its box has in a directory for the flow.
 MAIN = f'''
-import json, os, subprocess, tempfile, time
+import json, os, pwd, subprocess, time
 from pathlib import Path
 
 from prefect import flow
@@ -48,6 +49,7 @@ def look(seconds: float = 0) -> None:
         "other_flow": refused(lambda: list(Path("{OTHER}").iterdir())),
         "socket": refused(lambda: open("/run/pag/run.sock")),
         "only_own_processes": users == {{os.getuid()}},
+        "user": pwd.getpwuid(os.getuid()).pw_name,
         "own_tmp": sorted(path.name for path in Path("/tmp").iterdir()),
     }}
     results = Path(os.environ["PREFECT_LOCAL_STORAGE_PATH"])
@@ -138,6 +140,7 @@ def test_the_unit_of_a_run_has_its_limits(under_way: tuple[str, str, str], on: O
 def test_a_run_sees_what_is_its_own(under_way: tuple[str, str, str], boxed: Boxed, on: On) -> None:
     run, node, _ = under_way
     seen = json.loads(on(node).file("/opt/prefect/storage/boxed/seen.json").content_string)
+    assert seen.pop("user") == "prefect"
     home = seen.pop("home")
     assert home.startswith(f"/opt/prefect/runs/{run}-")
     # Prefect may keep files of its own there.
@@ -193,6 +196,34 @@ def test_a_run_that_takes_too_long_says_so(boxed: Boxed) -> None:
 
 def test_a_wrong_limit_is_refused_in_words(boxed: Boxed) -> None:
     boxed.crashed(boxed.start(1, memory_max="lots"), "memory_max is 'lots': it has to be")
+
+
+def test_a_run_may_be_another_user(boxed: Boxed, on: On) -> None:
+    run = boxed.start(15, flow_user=FLOW_USER)
+    node, unit = boxed.unit(run)
+    assert on(node).check_output(f"systemctl show --property=User --value {unit}") == FLOW_USER
+    boxed.wait_for(run, "Completed")
+    results = on(node).file(f"/opt/prefect/storage/boxed@{FLOW_USER}")
+    assert (results.user, results.mode) == (FLOW_USER, 0o700)
+    seen = json.loads(on(node).file(f"{results.path}/seen.json").content_string)
+    assert seen.pop("user") == FLOW_USER
+    assert {name for name, value in seen.items() if value is not True} == {"home", "own_tmp"}
+
+
+def test_no_run_is_a_user_that_the_node_was_not_told_of(boxed: Boxed) -> None:
+    boxed.crashed(boxed.start(1, flow_user="root"), f"flow_user is 'root', and {CPU_WORKERS[0][:-1]}")
+
+
+def test_a_flow_for_such_a_user_is_not_deployed(machines: Machines) -> None:
+    result = play(
+        machines,
+        "prefect-flow-deployment.yml",
+        *("-e", "flow_dir=../flows/demo1", "-e", "entrypoint=main.py:my_workflow"),
+        *("-e", '{"job_variables": {"flow_user": "daemon"}}'),
+    )
+    assert result.returncode != 0
+    assert "want to be daemon (job variable flow_user), which flow_users in inventory.yml does not have" in result.text
+    assert result.changes == 0
 
 
 @pytest.mark.parametrize(("unit", "most"), [("prefect-worker-cpu.service", 4.5), ("pag-run.service", 2.0)])

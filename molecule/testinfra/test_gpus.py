@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cluster_site import FLOW_USER
 from guide import CONTROLLER
 from machines import Machines
 from playbooks import DIRECTORY, play
@@ -37,9 +38,10 @@ def node(machines: Machines) -> str:
     return max(name for name in machines.addresses() if name.startswith("pag-worker-"))
 
 
-def _start(api: PrefectApi, gpus: int, seconds: float = 0) -> str:
+def _start(api: PrefectApi, gpus: int, seconds: float = 0, user: str | None = None) -> str:
     deployment = api.request("GET", f"/deployments/name/{FLOW}")["id"]
-    body = {"parameters": {"seconds": seconds}, "job_variables": {"gpus": gpus}, "state": {"type": "SCHEDULED"}}
+    variables = {"gpus": gpus, "flow_user": user}
+    body = {"parameters": {"seconds": seconds}, "job_variables": variables, "state": {"type": "SCHEDULED"}}
     return str(api.request("POST", f"/deployments/{deployment}/create_flow_run", body)["id"])
 
 
@@ -65,7 +67,8 @@ def test_a_run_sees_its_own_gpu_until_it_is_killed_and_the_next_one_waits_for_it
     assert [holder["variables"][name] for name in names] == ["0", "0", "0", "0"]
     # Its limit on the server is that of its own device.
     expect_in_log(api, first, f"CUDA_VISIBLE_DEVICES=0 on {node}")
-    second = _start(api, 2)
+    # Leases are there for runs of all users.
+    second = _start(api, 2, user=FLOW_USER)
     expect_in_log(api, second, rf"waits for 2 GPUs of {node} \(0,1\): it is the next one")
     assert api.request("GET", f"/flow_runs/{second}")["state_type"] == "PENDING"
     machines.ssh(node, f"sudo kill -9 {holder['pid']}")

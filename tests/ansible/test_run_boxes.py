@@ -37,8 +37,8 @@ CODE = "/opt/prefect/flows/demo2/0123456789ab"
 CLIENT = (sys.executable, "-E", "-s", "-S", "-B")
 
 
-def _box(directory: str = CODE, flow: str = "other") -> Box:
-    return make_box(NODE, RUN, "1700.7", flow, directory, Path("/run/pag-run/1700.7"))
+def _box(directory: str = CODE, flow: str = "other", node: Node = NODE, user: str = "prefect") -> Box:
+    return make_box(node, user, RUN, "1700.7", flow, directory, Path("/run/pag-run/1700.7"))
 
 
 def test_a_flows_run_has_a_copy_of_its_code_in_the_codes_place() -> None:
@@ -232,10 +232,11 @@ def test_the_others_end_and_nonsense_are_noticed(pair: tuple[socket.socket, sock
 def test_another_run_of_the_flow_may_make_its_results_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node = Node(pwd.getpwuid(os.getuid()).pw_name, tmp_path, ())
+    user = pwd.getpwuid(os.getuid()).pw_name
+    node = Node(user, tmp_path, ())
     for name in ("runs", "storage"):
         (tmp_path / name).mkdir()
-    box = make_box(node, RUN, "1.1", "a", "/tmp/x", tmp_path / "notes")
+    box = make_box(node, user, RUN, "1.1", "a", "/tmp/x", tmp_path / "notes")
     make = Path.mkdir
 
     def made_meanwhile(path: Path, *arguments: Any, **named: Any) -> None:
@@ -259,6 +260,26 @@ def test_who_is_no_worker_gets_no_run(tmp_path: Path, pair: tuple[socket.socket,
         else:
             with pytest.raises(broker.RefusedError, match="this node's workers only"):
                 broker.check_peer(pair[0], root, tmp_path)
+
+
+def test_a_run_is_the_service_user_or_one_that_the_node_may_give_it() -> None:
+    node = Node("prefect", HOME, (), (pwd.getpwuid(os.getuid()).pw_name, "nobody", "not-yet-there", "root"))
+    assert (broker.choose_user(node, ""), broker.choose_user(node, "nobody")) == ("prefect", "nobody")
+    for wanted, why in (
+        ("daemon", "flow_user is 'daemon', and .* has .*nobody, .*: add it to flow_users in inventory.yml"),
+        ("not-yet-there", "does not know the user not-yet-there: run main.yml"),
+        ("root", "nothing is run as root"),
+    ):
+        with pytest.raises(broker.RefusedError, match=why):
+            broker.choose_user(node, wanted)
+
+
+def test_a_users_results_are_apart_from_the_service_users() -> None:
+    node = Node("prefect", HOME, (), ("eo",), ("pag-gpus",))
+    assert str(_box(node=node, user="eo").results) == "/opt/prefect/storage/demo2@eo"
+    command = command_line(_box(node=node, user="eo"), {}, "x.service", "a run", ["python"])
+    assert {"--uid=eo", "--property=SupplementaryGroups=pag-gpus"} <= set(command)
+    assert "--uid=prefect" in command_line(_box(node=node), {}, "x.service", "a run", ["python"])
 
 
 class Client:
@@ -338,7 +359,9 @@ def test_a_broker_whose_programs_were_replaced_serves_with_the_new_ones(tmp_path
     shutil.copy(ANSIBLE / "module_utils/run_limits.py", programs)
     program = programs / "broker.py"
     settings = tmp_path / "run.json"
-    settings.write_text(json.dumps({"user": "root", "home": str(tmp_path), "write_paths": []}))
+    settings.write_text(
+        json.dumps({"user": "root", "home": str(tmp_path), "write_paths": [], "flow_users": [], "groups": []})
+    )
     text = program.read_text().replace('    _clear("*")\n', "").replace("/etc/prefect/run.json", str(settings))
     program.write_text(text)
     with socket.socket(socket.AF_UNIX) as listener:

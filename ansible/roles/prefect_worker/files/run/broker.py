@@ -55,7 +55,28 @@ class RefusedError(Exception):
 def read_node(settings: Path = _SETTINGS) -> Node:
     """Return what the node's settings say."""
     content = json.loads(settings.read_text(encoding="utf-8"))
-    return Node(content["user"], Path(content["home"]), tuple(content["write_paths"]))
+    lists = (tuple(content[name]) for name in ("write_paths", "flow_users", "groups"))
+    return Node(content["user"], Path(content["home"]), *lists)
+
+
+def choose_user(node: Node, wanted: str) -> str:
+    """Return who a run is to be. Raises RefusedError."""
+    if not wanted:
+        return node.user
+    if wanted not in node.flow_users:
+        raise RefusedError(
+            f"The run was not started: flow_user is {wanted!r}, and {os.uname().nodename} has "
+            f"{', '.join(node.flow_users) or 'none'}: add it to flow_users in inventory.yml and run main.yml."
+        )
+    try:
+        uid = pwd.getpwnam(wanted).pw_uid
+    except KeyError:
+        raise RefusedError(
+            f"The run was not started: {os.uname().nodename} does not know the user {wanted}: run main.yml."
+        ) from None
+    if uid == 0:
+        raise RefusedError(f"The run was not started: flow_user is {wanted!r}, and nothing is run as root.")
+    return wanted
 
 
 def check_peer(connection: socket.socket, node: Node, processes: Path = Path("/proc")) -> None:
@@ -69,7 +90,7 @@ def check_peer(connection: socket.socket, node: Node, processes: Path = Path("/p
 
 def prepare(box: Box, environment: dict[str, str]) -> None:
     """Make the run's directories, and the file with its environment."""
-    entry = pwd.getpwnam(box.node.user)
+    entry = pwd.getpwnam(box.user)
     box.directory.mkdir(mode=0o711)
     for path in (box.home, box.results):
         # Results are the flow's: another run of it may be making their directory at this moment.
@@ -168,12 +189,13 @@ def serve(connection: socket.socket, instance: str) -> End:
     asked, files = receive(connection)
     request = read_request(asked, receive(connection)[0])
     check_peer(connection, node)
+    user = choose_user(node, request.user)
     try:
         limits = read_limits(request.limits)
     except LimitError as error:
         raise RefusedError(f"The run was not started: {error}") from error
     notes = _NOTES / instance
-    box = make_box(node, request.run, instance, request.flow, request.directory, notes)
+    box = make_box(node, user, request.run, instance, request.flow, request.directory, notes)
     try:
         prepare(box, environment_of(box, request.environment))
     except OSError as error:

@@ -1,6 +1,6 @@
 """Stand for a flow run in the worker: ask the broker for the run, pass signals on, and end as the run ended.
 
-``client.py --run=ID [--name=NAME] [--flow=FLOW] [--limit=NAME=VALUE]... -- COMMAND...``
+``client.py --run=ID [--name=NAME] [--flow=FLOW] [--user=USER] [--limit=NAME=VALUE]... -- COMMAND...``
 
 The broker starts the run in a box of its own, and ends it when this process is gone, for whatever reason. Why a run was
 refused or ended goes into a file of the run's name below ``ends`` in the worker's state directory.

@@ -65,6 +65,10 @@ class Node:
     """The service user's."""
     write_paths: tuple[str, ...]
     """What runs may write to besides what is their own."""
+    flow_users: tuple[str, ...] = ()
+    """Whom a run may be in the place of the service user."""
+    groups: tuple[str, ...] = ()
+    """Which every run is in, whoever it is."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Box:
     """The box of one run."""
 
     node: Node
+    user: str
+    """Who it is."""
     unit: str
     flow: str
     """Whose results it keeps."""
@@ -86,8 +92,9 @@ class Box:
 
     @property
     def results(self) -> Path:
-        """Where its results stay."""
-        return self.node.home / "storage" / self.flow
+        """Where its results stay: each user's apart, who could not read the others'."""
+        others = "" if self.user == self.node.user else f"@{self.user}"
+        return self.node.home / "storage" / f"{self.flow}{others}"
 
     @property
     def home(self) -> Path:
@@ -100,8 +107,8 @@ class Box:
         return self.directory / "code"
 
 
-def make_box(node: Node, run: str, instance: str, flow: str, directory: str, notes: Path) -> Box:
-    """Return the box of the run *run* of *flow*, which the worker would start in *directory*."""
+def make_box(node: Node, user: str, run: str, instance: str, flow: str, directory: str, notes: Path) -> Box:
+    """Return the box of *user*'s run *run* of *flow*, which the worker would start in *directory*."""
     name = f"{_SAFE.sub('-', run)}-{instance}"
     flows = node.home / "flows"
     start = Path(directory)
@@ -113,6 +120,7 @@ def make_box(node: Node, run: str, instance: str, flow: str, directory: str, not
     elsewhere = start.is_relative_to("/tmp") or start.is_relative_to("/var/tmp")  # noqa: S108
     return Box(
         node=node,
+        user=user,
         unit=f"flow-run-{name}.service",
         flow=_SAFE.sub("-", flow).lstrip(".-") or "unnamed",
         directory=own,
@@ -153,13 +161,14 @@ def command_line(box: Box, limits: Mapping[str, str], binds_to: str, label: str,
         f"BindPaths={box.home} {box.results}",
         f"InaccessiblePaths=-{box.node.home}/.prefect",
         *[f"ReadWritePaths=-{path}" for path in ("/run/pag/gpus", *box.node.write_paths)],
+        *[f"SupplementaryGroups={group}" for group in box.node.groups],
     ]
     if box.code is not None:
         properties.append(f"BindPaths={box.copy}:{box.code}")
     program = command if command[0].startswith("/") else ["/usr/bin/env", *command]
     return [
         *("systemd-run", "--quiet", "--pipe", "--wait", "--slice=pag-run.slice"),
-        *(f"--unit={box.unit}", f"--description={label}", f"--uid={box.node.user}", f"--gid={box.node.user}"),
+        *(f"--unit={box.unit}", f"--description={label}", f"--uid={box.user}"),
         *[f"--property={entry}" for entry in properties],
         "--",
         # systemd replaces what looks like a variable.

@@ -21,6 +21,8 @@ class Request:
     run: str = ""
     name: str = ""
     flow: str = ""
+    user: str = ""
+    """Who it is; the service user when empty."""
     limits: dict[str, str] = field(default_factory=dict)
 
 
@@ -35,7 +37,7 @@ def read_request(asked: Sequence[bytes], variables: Sequence[bytes]) -> Request:
         if option == "limit":
             name, _, amount = value.partition("=")
             request.limits[name] = amount
-        elif option in ("run", "name", "flow"):
+        elif option in ("run", "name", "flow", "user"):
             setattr(request, option, value)
         else:
             raise ValueError(f"there is no option --{option}")

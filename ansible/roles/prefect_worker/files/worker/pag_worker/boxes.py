@@ -26,6 +26,7 @@ class BoxVariables(ProcessVariables):
     tasks_max: int | str | None = Field(default=None, title="Processes")
     time_max: int | str | None = Field(default=None, title="Time")
     gpus: int = Field(default=1, ge=0, title="GPUs")
+    flow_user: str | None = Field(default=None, title="Unix User")
 
 
 class BoxConfiguration(ProcessJobConfiguration):
@@ -37,6 +38,7 @@ class BoxConfiguration(ProcessJobConfiguration):
     tasks_max: Any = Field(default=None)
     time_max: Any = Field(default=None)
     gpus: int = Field(default=1, ge=0)
+    flow_user: str | None = Field(default=None)
 
     def prepare_for_flow_run(self, flow_run: Any, *arguments: Any, **named: Any) -> None:
         """Have the run started in a box."""
@@ -51,7 +53,8 @@ class BoxConfiguration(ProcessJobConfiguration):
         flow = (self.labels or {}).get(_FLOW_LABEL) or ""
         limits = {name: getattr(self, name) for name in NAMES}
         given = [f"--limit={name}={value}" for name, value in limits.items() if value not in (None, "")]
-        return [*_CLIENT, f"--run={flow_run.id}", f"--name={flow_run.name}", f"--flow={flow}", *given]
+        user = [f"--user={self.flow_user}"] if self.flow_user else []
+        return [*_CLIENT, f"--run={flow_run.id}", f"--name={flow_run.name}", f"--flow={flow}", *user, *given]
 
     def _lease(self) -> list[list[str]]:
         """Return what takes the run's GPUs, inside of its box."""
