@@ -24,6 +24,7 @@ class PlacedFlow:
     name: str
     main: str
     entrypoint: str
+    work_pool: str = "cpu-pool"
 
     @property
     def place(self) -> str:
@@ -45,7 +46,7 @@ class PlacedFlow:
         wanted = {
             "name": self.name,
             "flow_id": flow["id"],
-            "work_pool_name": "cpu-pool",
+            "work_pool_name": self.work_pool,
             "entrypoint": self.entrypoint,
             "path": self.place,
             "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": self.place}}],

@@ -15,6 +15,7 @@ import pytest
 from cluster_site import FLOW_USER
 from guide import CONTROLLER
 from machines import Machines
+from placed_flow import PlacedFlow
 from playbooks import DIRECTORY, play
 from prefect_api import PrefectApi
 from test_flows import expect_in_log
@@ -78,6 +79,50 @@ def test_a_run_sees_its_own_gpu_until_it_is_killed_and_the_next_one_waits_for_it
     for gpu in (0, 1):
         # A run has its state a moment before its process ends.
         machines.ssh(node, f"sudo flock --wait 10 {LOCKS}/{gpu}.lock true")
+
+
+# Opens what is called a GPU, and is content with those that it has leased.
+OPENS = """
+import os
+from pathlib import Path
+
+from prefect import flow
+
+
+@flow(name="opens")
+def opens() -> None:
+    can = [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia?")) if _opens(path)]
+    locks = sorted(path.name for path in Path("/run/pag/gpus").iterdir())
+    leased = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+    assert (can, locks) == (leased, [f"{gpu}.lock" for gpu in leased]), (can, locks, leased)
+
+
+def _opens(path):
+    try:
+        path.open("rb").close()
+    except OSError:
+        return False
+    return True
+"""
+
+
+@pytest.fixture
+def opens(machines: Machines, api: PrefectApi, node: str) -> Iterator[PlacedFlow]:
+    """The flow, and what it looks for, on the node."""
+    machines.ssh(node, "sudo touch /dev/nvidia0 /dev/nvidia1")
+    flow = PlacedFlow(machines, api, "opens", OPENS, "main.py:opens", work_pool="gpu-pool")
+    with flow.deployed():
+        yield flow
+    machines.ssh(node, "sudo rm /dev/nvidia0 /dev/nvidia1")
+
+
+def test_other_gpus_are_closed_to_a_run(opens: PlacedFlow, machines: Machines, node: str) -> None:
+    # While somebody has the first, the run gets the second.
+    taken = machines.ssh(node, f"sudo systemd-run --quiet flock {LOCKS}/0.lock sleep 20; sleep 1; echo taken")
+    assert taken.strip() == "taken"
+    second, both = opens.start_with({}, gpus=1), opens.start_with({}, gpus=2)
+    for run in (second, both):
+        opens.wait_for(run, "Completed", seconds=90)
 
 
 def test_a_run_that_wants_more_gpus_than_there_are_fails_in_words(api: PrefectApi, node: str) -> None:

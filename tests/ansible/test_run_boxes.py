@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -275,11 +276,38 @@ def test_a_run_is_the_service_user_or_one_that_the_node_may_give_it() -> None:
 
 
 def test_a_users_results_are_apart_from_the_service_users() -> None:
-    node = Node("prefect", HOME, (), ("eo",), ("pag-gpus",))
+    node = Node("prefect", HOME, (), ("eo",))
     assert str(_box(node=node, user="eo").results) == "/opt/prefect/storage/demo2@eo"
     command = command_line(_box(node=node, user="eo"), {}, "x.service", "a run", ["python"])
-    assert {"--uid=eo", "--property=SupplementaryGroups=pag-gpus"} <= set(command)
+    assert "--uid=eo" in command
     assert "--uid=prefect" in command_line(_box(node=node), {}, "x.service", "a run", ["python"])
+
+
+def test_a_run_holds_its_leases_itself_and_cannot_open_others_gpus() -> None:
+    box = replace(_box(), gpus=("0", "2"), closed=("/dev/nvidia1",))
+    command = command_line(box, {}, "x.service", "a run", ["python"])
+    assert {
+        "--property=InaccessiblePaths=-/dev/nvidia1",
+        "--property=TemporaryFileSystem=/run/pag/gpus:ro",
+        "--property=BindReadOnlyPaths=/run/pag/gpus/0.lock /run/pag/gpus/2.lock",
+    } <= set(command)
+    holding = ["/usr/bin/flock", "--shared", "--nonblock", "--no-fork"]
+    started = [*holding, "/run/pag/gpus/0.lock", *holding, "/run/pag/gpus/2.lock", "/usr/bin/env", "python"]
+    assert command[command.index("--") + 1 :] == started
+    assert "--property=InaccessiblePaths=-/run/pag/gpus" in command_line(_box(), {}, "x.service", "a run", ["python"])
+
+
+def test_the_client_hands_on_what_the_run_has_leased() -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(PROGRAM)!r}); import client, os; print(client.leased(), *os.environ)"
+    )
+    for lease, expected in (("0=5,GPU-1f=7", "([b'--gpu=0', b'--gpu=GPU-1f'], [5, 7])"), ("", "([], [])")):
+        command = [*CLIENT, "-c", program]
+        said = subprocess.run(command, env={"PAG_GPU_LEASE": lease}, capture_output=True, text=True, check=True).stdout
+        assert said.startswith(expected)
+        assert "PAG_GPU_LEASE" not in said
+    request = read_request([b"/", b"--gpu=0", b"--gpu=GPU-1f", b"--run=a", b"--", b"true"], [])
+    assert (request.gpus, request.run) == (["0", "GPU-1f"], "a")
 
 
 class Client:
@@ -360,7 +388,7 @@ def test_a_broker_whose_programs_were_replaced_serves_with_the_new_ones(tmp_path
     program = programs / "broker.py"
     settings = tmp_path / "run.json"
     settings.write_text(
-        json.dumps({"user": "root", "home": str(tmp_path), "write_paths": [], "flow_users": [], "groups": []})
+        json.dumps({"user": "root", "home": str(tmp_path), "write_paths": [], "flow_users": [], "close_gpus": True})
     )
     text = program.read_text().replace('    _clear("*")\n', "").replace("/etc/prefect/run.json", str(settings))
     program.write_text(text)

@@ -94,6 +94,7 @@ def test_a_run_sees_exactly_the_devices_of_its_lease(tmp_path: Path) -> None:
         "ROCR_VISIBLE_DEVICES": "3,5",
         "HIP_VISIBLE_DEVICES": "0,1",
         "WORKER_GPU_IDS": "3,5",
+        "PAG_GPU_LEASE": f"3={lease.descriptors[0]},5={lease.descriptors[1]}",
     }
     for descriptor in lease.descriptors:
         os.close(descriptor)
@@ -138,6 +139,21 @@ def test_runs_have_their_turn_in_order_and_one_that_is_killed_while_it_waits_is_
     assert "has GPU 0, 1, after" in (tmp_path / "said-c").read_text()
     assert all_free(tmp_path, ["0", "1"])
     assert places(tmp_path) == set()
+
+
+def test_a_device_stays_leased_while_its_box_holds_it_alone(tmp_path: Path) -> None:
+    lease = Gpus(["0"], tmp_path).lease(1, {}, lambda _: None)
+    # As the box does it, which inherits no lock.
+    with subprocess.Popen(["flock", "--shared", "--nonblock", "--no-fork", tmp_path / "0.lock", "sleep", "60"]) as box:
+        wait("the box has not begun", lambda: (Path("/proc") / str(box.pid) / "comm").read_text() == "sleep\n")
+        os.close(lease.descriptors[0])
+        waits: list[int] = []
+        thread = threading.Thread(target=lambda: Gpus(["0"], tmp_path).lease(1, {}, waits.append), daemon=True)
+        thread.start()
+        wait("the device has two runs", lambda: waits == [0])
+        box.kill()
+        thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_a_device_stays_leased_while_a_child_of_a_killed_run_uses_it(tmp_path: Path) -> None:

@@ -23,14 +23,16 @@ import subprocess
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from run_box import Box, Node, command_line, environment_file, environment_of, make_box
 from run_counters import Counters
 from run_end import PROPERTIES, End, read_end
+from run_gpus import UnknownGpuError, closed_files
 from run_limits import LimitError, read_limits
 from run_messages import ClosedError, receive, send
-from run_request import read_request
+from run_request import Request, read_request
 
 _SETTINGS = Path("/etc/prefect/run.json")
 _NOTES = Path("/run/pag-run")
@@ -55,8 +57,8 @@ class RefusedError(Exception):
 def read_node(settings: Path = _SETTINGS) -> Node:
     """Return what the node's settings say."""
     content = json.loads(settings.read_text(encoding="utf-8"))
-    lists = (tuple(content[name]) for name in ("write_paths", "flow_users", "groups"))
-    return Node(content["user"], Path(content["home"]), *lists)
+    lists = (tuple(content[name]) for name in ("write_paths", "flow_users"))
+    return Node(content["user"], Path(content["home"]), *lists, content["close_gpus"])
 
 
 def choose_user(node: Node, wanted: str) -> str:
@@ -86,6 +88,17 @@ def check_peer(connection: socket.socket, node: Node, processes: Path = Path("/p
     groups = (processes / str(pid) / "cgroup").read_text(encoding="utf-8")
     if uid != pwd.getpwnam(node.user).pw_uid or not _WORKER.search(groups):
         raise RefusedError("Runs are started for this node's workers only.")
+
+
+def choose_closed(node: Node, request: Request) -> tuple[str, ...]:
+    """Return the device files that are closed to a run: those of GPUs that it has not leased."""
+    if not node.close_gpus:
+        return ()
+    try:
+        return tuple(closed_files(request.gpus))
+    except UnknownGpuError as error:
+        print(f"The run {request.name} can open all GPUs of the node: {error}.", file=sys.stderr, flush=True)
+        return ()
 
 
 def prepare(box: Box, environment: dict[str, str]) -> None:
@@ -196,18 +209,23 @@ def serve(connection: socket.socket, instance: str) -> End:
         raise RefusedError(f"The run was not started: {error}") from error
     notes = _NOTES / instance
     box = make_box(node, user, request.run, instance, request.flow, request.directory, notes)
+    box = replace(box, gpus=tuple(request.gpus), closed=choose_closed(node, request))
     try:
         prepare(box, environment_of(box, request.environment))
     except OSError as error:
         raise RefusedError(f"The run was not started: {error}") from error
     label = " ".join(f"Flow run {request.name} of {box.flow}".split())
     command = command_line(box, limits, _UNIT, label, request.command)
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=files[0], stderr=files[1])
-    for descriptor in files:
+    output, errors, *locks = files
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
+    for descriptor in (output, errors):
         os.close(descriptor)
     counters = Counters(box.unit, limits)
     status = wait(connection, box.unit, process, counters)
     counters.close()
+    # Kept until nothing of the run is left.
+    for descriptor in locks:
+        os.close(descriptor)
     shown = ""
     if status:
         shown = _systemctl("show", f"--property={','.join(PROPERTIES)}", box.unit)

@@ -2,8 +2,9 @@
 
 ``client.py --run=ID [--name=NAME] [--flow=FLOW] [--user=USER] [--limit=NAME=VALUE]... -- COMMAND...``
 
-The broker starts the run in a box of its own, and ends it when this process is gone, for whatever reason. Why a run was
-refused or ended goes into a file of the run's name below ``ends`` in the worker's state directory.
+The broker starts the run in a box of its own, and ends it when this process is gone, for whatever reason. It keeps what
+the run has leased, by the locks that this process has inherited. Why a run was refused or ended goes into a file of the
+run's name below ``ends`` in the worker's state directory.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def ask(arguments: list[str], path: str = SOCKET) -> list[bytes]:
             f"The run was not started: {path} does not answer ({error.strerror}); run main.yml on this node."
         )
     try:
-        send(connection, [os.getcwdb(), *map(os.fsencode, arguments)], (1, 2))  # noqa: PTH109
+        gpus, locks = leased()
+        send(connection, [os.getcwdb(), *gpus, *map(os.fsencode, arguments)], (1, 2, *locks))  # noqa: PTH109
         send(connection, [b"%s=%s" % entry for entry in os.environb.items()])
         # Before, a signal ends this process, and with it the run.
         for number in (SIGTERM, SIGINT):
@@ -40,6 +42,13 @@ def ask(arguments: list[str], path: str = SOCKET) -> list[bytes]:
         return receive(connection)[0]
     except (ClosedError, OSError):
         return _refusal("Lost: what ran it (pag-run) ended before it.")
+
+
+def leased() -> tuple[list[bytes], list[int]]:
+    """Return an option for each GPU that the run has, and the descriptors of their locks."""
+    lease = os.environb.pop(b"PAG_GPU_LEASE", b"")
+    pairs = [entry.split(b"=") for entry in lease.split(b",") if entry]
+    return [b"--gpu=" + gpu for gpu, _ in pairs], [int(descriptor) for _, descriptor in pairs]
 
 
 def end(answer: list[bytes], run: str) -> None:

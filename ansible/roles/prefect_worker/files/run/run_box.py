@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from run_gpus import LOCKS
 from run_limits import unit_properties
 
 _SAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -67,8 +68,8 @@ class Node:
     """What runs may write to besides what is their own."""
     flow_users: tuple[str, ...] = ()
     """Whom a run may be in the place of the service user."""
-    groups: tuple[str, ...] = ()
-    """Which every run is in, whoever it is."""
+    close_gpus: bool = True
+    """Whether the device files of GPUs that a run has not leased are closed to it."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,10 @@ class Box:
     """The directory of the flow's code, of which the run has a copy in the same place."""
     start: str
     """Where it starts."""
+    gpus: tuple[str, ...] = ()
+    """What it has leased."""
+    closed: tuple[str, ...] = ()
+    """What is closed to it besides: other GPUs' device files."""
 
     @property
     def results(self) -> Path:
@@ -130,6 +135,11 @@ def make_box(node: Node, user: str, run: str, instance: str, flow: str, director
     )
 
 
+def _holding(locks: Sequence[str]) -> list[str]:
+    """Return what has the run hold its leases itself: whoever is killed besides, they last until it has gone."""
+    return [part for lock in locks for part in ("/usr/bin/flock", "--shared", "--nonblock", "--no-fork", lock)]
+
+
 def environment_of(box: Box, given: Mapping[str, str]) -> dict[str, str]:
     """Return the run's environment: what the worker gives it, without what is the worker's own."""
     kept = {name: value for name, value in given.items() if name not in _WORKERS_OWN and _VARIABLE.fullmatch(name)}
@@ -160,12 +170,18 @@ def command_line(box: Box, limits: Mapping[str, str], binds_to: str, label: str,
         f"TemporaryFileSystem={box.node.home}/runs:ro {box.node.home}/flows:ro {box.node.home}/storage:ro",
         f"BindPaths={box.home} {box.results}",
         f"InaccessiblePaths=-{box.node.home}/.prefect",
-        *[f"ReadWritePaths=-{path}" for path in ("/run/pag/gpus", *box.node.write_paths)],
-        *[f"SupplementaryGroups={group}" for group in box.node.groups],
+        *[f"ReadWritePaths=-{path}" for path in box.node.write_paths],
     ]
     if box.code is not None:
         properties.append(f"BindPaths={box.copy}:{box.code}")
-    program = command if command[0].startswith("/") else ["/usr/bin/env", *command]
+    if box.closed:
+        properties.append(f"InaccessiblePaths={' '.join(f'-{path}' for path in box.closed)}")
+    locks = [f"{LOCKS}/{gpu}.lock" for gpu in box.gpus]
+    if locks:
+        properties += [f"TemporaryFileSystem={LOCKS}:ro", f"BindReadOnlyPaths={' '.join(locks)}"]
+    else:
+        properties.append(f"InaccessiblePaths=-{LOCKS}")
+    program = [*_holding(locks), *(command if command[0].startswith("/") else ["/usr/bin/env", *command])]
     return [
         *("systemd-run", "--quiet", "--pipe", "--wait", "--slice=pag-run.slice"),
         *(f"--unit={box.unit}", f"--description={label}", f"--uid={box.user}"),

@@ -20,7 +20,8 @@ SOCKET = "/run/pag/run.sock"
 _LENGTH_BYTES = 4
 # More than a process can be started with.
 _MOST = 8 * 2**20
-_FILES = 8
+# Output, errors, and a lock for each GPU; the kernel passes no more than 253.
+_FILES = 130
 _FILE_BYTES = 4
 
 

@@ -24,6 +24,8 @@ class Request:
     user: str = ""
     """Who it is; the service user when empty."""
     limits: dict[str, str] = field(default_factory=dict)
+    gpus: list[str] = field(default_factory=list)
+    """Which it has leased."""
 
 
 def read_request(asked: Sequence[bytes], variables: Sequence[bytes]) -> Request:
@@ -37,6 +39,8 @@ def read_request(asked: Sequence[bytes], variables: Sequence[bytes]) -> Request:
         if option == "limit":
             name, _, amount = value.partition("=")
             request.limits[name] = amount
+        elif option == "gpu":
+            request.gpus.append(value)
         elif option in ("run", "name", "flow", "user"):
             setattr(request, option, value)
         else:

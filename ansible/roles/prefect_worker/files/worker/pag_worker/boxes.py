@@ -43,7 +43,7 @@ class BoxConfiguration(ProcessJobConfiguration):
     def prepare_for_flow_run(self, flow_run: Any, *arguments: Any, **named: Any) -> None:
         """Have the run started in a box."""
         super().prepare_for_flow_run(flow_run, *arguments, **named)
-        wrappers = [self._client(flow_run), *self._lease()]
+        wrappers = [*self._lease(), self._client(flow_run)]
         self.command = compose(self.command or "python -m prefect.engine", wrappers)
         # Prefect 3.8 takes the command for its own otherwise, and leaves it out.
         self._command_configured = True
@@ -57,7 +57,7 @@ class BoxConfiguration(ProcessJobConfiguration):
         return [*_CLIENT, f"--run={flow_run.id}", f"--name={flow_run.name}", f"--flow={flow}", *user, *given]
 
     def _lease(self) -> list[list[str]]:
-        """Return what takes the run's GPUs, inside of its box."""
+        """Return what takes the run's GPUs, before its box is asked for."""
         ids = os.environ.get("WORKER_GPU_IDS")
         # A worker without GPUs hides those of its node by its own environment.
         return [] if ids is None else [gpus.wrapper(ids.split(","), self.gpus)]

@@ -1,9 +1,10 @@
 """Lease GPUs of this node and become a run's program: ``gpus.py --ids 0,1 --count 1 -- COMMAND``.
 
 A lease is a lock (flock) on a file for each device, whose descriptors the program inherits: the kernel gives it back
-when the last process of the run that has them is gone, however it ended. Waiting runs are served in the order in which
-they came; a run holds its place with a lock too, so one that is killed leaves nothing. Standard library only, and of
-that what is imported quickly: every run on GPUs starts with this.
+when the last process that has them is gone, however it ended. Locks end as shared ones, so that the run's box, which
+cannot inherit them, takes them as well; nobody else leases a device while there is either. Waiting runs are served in
+the order in which they came; a run holds its place with a lock too, so one that is killed leaves nothing. Standard
+library only, and of that what is imported quickly: every run on GPUs starts with this.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from typing import Any, NamedTuple
 
 DIRECTORY = Path("/run/pag/gpus")
 """``<id>.lock`` for each device, and ``queue/`` with the places of runs that wait."""
+
+VARIABLE = "PAG_GPU_LEASE"
+"""The lease, for the program: ``ID=DESCRIPTOR`` of each device, with commas."""
 
 # How often the first of those that wait asks: often at the beginning, and never less than this. The others sleep.
 _ASK_SECONDS = 0.25
@@ -87,13 +91,15 @@ class Gpus:
                     time.sleep(min(_ASK_SECONDS, _ASK_SOON_SECONDS + (time.monotonic() - began) / 10))
             for descriptor in taken.values():
                 _note(descriptor, holder | {"since": time.time_ns()})
+                # The kernel gives the one back before the other is there; who could come in between waits for its turn.
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
         ids = tuple(gpu for gpu in self._ids if gpu in taken)
         return Lease(ids, tuple(taken[gpu] for gpu in ids), time.monotonic() - began)
 
     @contextlib.contextmanager
     def _turn(self, say: Callable[[int], None]) -> Iterator[None]:
         """Wait until all runs that came before have their devices, or have ended."""
-        self._queue.mkdir(mode=0o770, exist_ok=True)
+        self._queue.mkdir(exist_ok=True)
         door = _lock(self._directory / "queue.lock")
         try:
             place = max(self._places(), default=0) + 1
@@ -133,12 +139,13 @@ def environment(lease: Lease) -> dict[str, str]:
         "HIP_VISIBLE_DEVICES": ",".join(str(number) for number in range(len(lease.ids))),
         # Flows that take a device's limit on the server take that of their own device.
         "WORKER_GPU_IDS": ids,
+        VARIABLE: ",".join(f"{gpu}={descriptor}" for gpu, descriptor in zip(lease.ids, lease.descriptors, strict=True)),
     }
 
 
 def _lock(file: Path, *, blocking: bool = True) -> Any:
     """Return a descriptor of the file with its lock; None when another has it and it is not to be waited for."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o660)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if blocking else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -236,8 +243,8 @@ def main() -> None:
         runs = f"{before} waiting run{'' if before == 1 else 's'} before this one" if before else "it is the next one"
         server.say(f"The run waits for {_devices(options.count)} of {os.uname().nodename} ({options.ids}): {runs}.")
 
-    # Runs of one group may have users of their own.
-    mask = os.umask(0o007)
+    # Boxes of all users read the locks.
+    mask = os.umask(0o022)
     try:
         lease = gpus.lease(options.count, {"run": run, "pid": os.getpid()}, waits)
     except TooFewGpusError as error:
