@@ -84,6 +84,7 @@ _SCENARIOS = {
     "test_backup": ("operations",),
     "test_remove_worker": ("operations",),
     "test_uninstall": ("operations",),
+    "test_site_certificate": ("long-fuzz",),
 }
 
 

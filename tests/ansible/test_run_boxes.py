@@ -225,6 +225,8 @@ def test_the_others_end_and_nonsense_are_noticed(pair: tuple[socket.socket, sock
         receive(pair[1])
     with pytest.raises(ValueError, match="no option --colour"):
         read_request([b"/", b"--colour=red", b"--", b"true"], [])
+    with pytest.raises(ValueError, match="no GPU is called"):
+        read_request([b"/", b"--gpu=../0", b"--", b"true"], [])
     pair[0].close()
     with pytest.raises(ClosedError):
         receive(pair[1])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 _BORDER = "--"
+# As CUDA_VISIBLE_DEVICES names them; the lock has a file of that name.
+_GPU = re.compile("[A-Za-z0-9-]+")
 
 
 @dataclass
@@ -40,6 +43,8 @@ def read_request(asked: Sequence[bytes], variables: Sequence[bytes]) -> Request:
             name, _, amount = value.partition("=")
             request.limits[name] = amount
         elif option == "gpu":
+            if not _GPU.fullmatch(value):
+                raise ValueError(f"no GPU is called {value!r}")
             request.gpus.append(value)
         elif option in ("run", "name", "flow", "user"):
             setattr(request, option, value)
