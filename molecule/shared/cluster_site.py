@@ -38,9 +38,13 @@ def secrets_of(machines: Machines) -> Secrets:
     return Secrets(**json.loads(file.read_text()))
 
 
-def inventory(cpu_workers: tuple[str, ...] = CPU_WORKERS, gpu_workers: tuple[str, ...] = GPU_WORKERS) -> str:
-    """Return inventory.yml: one server, CPU workers, and GPU workers with two devices each."""
-    lines = ["all:", "  vars:", f"    flow_users: [{FLOW_USER}]", "  children:"]
+def inventory(
+    cpu_workers: tuple[str, ...] = CPU_WORKERS, gpu_workers: tuple[str, ...] = GPU_WORKERS, **variables: object
+) -> str:
+    """Return inventory.yml: one server, CPU workers, GPU workers with two devices each, and variables of all."""
+    lines = ["all:", "  vars:", f"    flow_users: [{FLOW_USER}]"]
+    lines += [f"    {name}: {json.dumps(value)}" for name, value in variables.items()]
+    lines += ["  children:"]
     lines += ["    prefect_servers:", "      hosts:", f"        {SERVER}:"]
     lines += ["    prefect_workers:", "      children:", "        prefect_workers_cpu:", "          hosts:"]
     lines += [f"            {name}:" for name in cpu_workers]
@@ -50,7 +54,7 @@ def inventory(cpu_workers: tuple[str, ...] = CPU_WORKERS, gpu_workers: tuple[str
     return "\n".join(lines) + "\n"
 
 
-def inventory_of(machines: Machines) -> str:
+def inventory_of(machines: Machines, **variables: object) -> str:
     """Return an inventory of the cluster's machines: every worker serves CPU runs, the last one GPU runs too."""
     workers = sorted(name for name in machines.addresses() if name.startswith("pag-worker-"))
-    return inventory(tuple(workers), tuple(workers[-1:]))
+    return inventory(tuple(workers), tuple(workers[-1:]), **variables)

@@ -22,8 +22,7 @@ def faults(machines: Machines, secrets: Secrets) -> Iterator[Faults]:
     """The cluster, with the flow that waits, and workers for ten runs each."""
     with machines.tunnel() as port:
         cluster = Faults(machines, PrefectApi(f"http://localhost:{port}/api", secrets.basic_auth), _LIMIT)
-        inventory = f"{inventory_of(machines)}  vars:\n    cpu_worker_limit: {_LIMIT}\n"
-        machines.write(CONTROLLER, f"{ANSIBLE}/inventory.yml", inventory)
+        machines.write(CONTROLLER, f"{ANSIBLE}/inventory.yml", inventory_of(machines, cpu_worker_limit=_LIMIT))
         played = cluster.play("main.yml", "--tags", "prefect-worker")
         assert played.returncode == 0, played.stdout[-3000:]
         cluster.deploy()
