@@ -90,12 +90,12 @@ def append_secret(machines: Machines, text: str) -> None:
 def say(machines: Machines, machine: str, unit: str, lines: list[str]) -> None:
     """Say something in a unit's journal, as its own processes would."""
     # The journal knows whose line it is by the control group of who wrote it.
-    write = "while IFS= read -r line; do printf '%s\\n' \"$line\"; done; sleep 3"
+    write = "while IFS= read -r line; do printf '%s\\n' \"$line\"; done; journalctl --sync"
     script = (
         f"until systemctl is-active --quiet {unit}; do sleep 0.2; done; g=$(systemctl show -P ControlGroup {unit}); "
         "for r in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; "
         "do if test -e $r$g/cgroup.procs; then echo $$ > $r$g/cgroup.procs; fi; done; "
-        # The shell itself writes, and is alive until the journal has looked at it.
+        # The shell itself writes, and is alive until the journal has looked at it, however busy that is.
         f"exec systemd-cat -t planted sh -c {shlex.quote(write)}"
     )
     machines.ssh(machine, f"sudo bash -c {shlex.quote(script)}", stdin="".join(f"{line}\n" for line in lines))
