@@ -76,8 +76,9 @@ def _run(
 
 
 def test_secrets_that_were_never_set_are_refused(tmp_path: Path) -> None:
-    status, output = _run(tmp_path, _inventory())
+    status, output = _run(tmp_path, _inventory(), flow_users="eo-team")
     assert status != 0
+    assert "flow_users is eo-team: write a list of Unix users" in output
     assert "secrets.yml: prefect_basic_auth_key still has the example's value" in output
     assert "secrets.yml: postgresql_password still has the example's value" in output
     assert "nothing is in the way" not in output
@@ -93,8 +94,12 @@ def test_all_problems_come_in_one_report(tmp_path: Path) -> None:
         {"prefect_basic_auth_key": "nocolon", "postgresql_password": "with blank"},
         preflight_free_space={"/": 10**9},
         preflight_max_time_skew=1e-9,
+        flow_users=["eo-team", "root", 1001],
     )
     assert status != 0
+    assert "flow_users has root: name Unix users there, and never root" in output
+    assert "flow_users has 1001" in output
+    assert "flow_users has eo-team" not in output
     assert "prefect_basic_auth_key is not of the form user:password" in output
     assert "postgresql_password has white space in it" in output
     assert "the group prefect_servers has 2 nodes: put exactly one there" in output

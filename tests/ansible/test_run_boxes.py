@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -297,6 +298,19 @@ def test_a_run_holds_its_leases_itself_and_cannot_open_others_gpus() -> None:
     started = [*holding, "/run/pag/gpus/0.lock", *holding, "/run/pag/gpus/2.lock", "/usr/bin/env", "python"]
     assert command[command.index("--") + 1 :] == started
     assert "--property=InaccessiblePaths=-/run/pag/gpus" in command_line(_box(), {}, "x.service", "a run", ["python"])
+
+
+def test_a_run_that_can_open_all_gpus_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unknown(leased: list[str]) -> list[str]:
+        raise broker.UnknownGpuError(f"nobody knows which device file the GPU {leased[0]} has")
+
+    request = read_request([b"/", b"--gpu=MIG-1", b"--", b"true"], [])
+    monkeypatch.setattr(broker, "closed_files", unknown)
+    said = tmp_path / "said"
+    with said.open("w") as errors:
+        assert broker.closed_devices(NODE, request, errors.fileno()) == ()
+        assert broker.closed_devices(replace(NODE, close_gpus=False), request, errors.fileno()) == ()
+    assert re.fullmatch("The run can open all GPUs of .*: nobody knows which .* MIG-1 has.\n", said.read_text())
 
 
 def test_the_client_hands_on_what_the_run_has_leased() -> None:

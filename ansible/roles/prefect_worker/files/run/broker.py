@@ -57,8 +57,13 @@ class RefusedError(Exception):
 def read_node(settings: Path = _SETTINGS) -> Node:
     """Return what the node's settings say."""
     content = json.loads(settings.read_text(encoding="utf-8"))
-    lists = (tuple(content[name]) for name in ("write_paths", "flow_users"))
-    return Node(content["user"], Path(content["home"]), *lists, content["close_gpus"])
+    return Node(
+        user=content["user"],
+        home=Path(content["home"]),
+        write_paths=tuple(content["write_paths"]),
+        flow_users=tuple(content["flow_users"]),
+        close_gpus=content["close_gpus"],
+    )
 
 
 def choose_user(node: Node, wanted: str) -> str:
@@ -90,14 +95,14 @@ def check_peer(connection: socket.socket, node: Node, processes: Path = Path("/p
         raise RefusedError("Runs are started for this node's workers only.")
 
 
-def choose_closed(node: Node, request: Request) -> tuple[str, ...]:
-    """Return the device files that are closed to a run: those of GPUs that it has not leased."""
+def closed_devices(node: Node, request: Request, errors: int) -> tuple[str, ...]:
+    """Return the device files of the GPUs that a run has not leased; where they cannot be told, its *errors* say so."""
     if not node.close_gpus:
         return ()
     try:
         return tuple(closed_files(request.gpus))
     except UnknownGpuError as error:
-        print(f"The run {request.name} can open all GPUs of the node: {error}.", file=sys.stderr, flush=True)
+        os.write(errors, f"The run can open all GPUs of {os.uname().nodename}: {error}.\n".encode())
         return ()
 
 
@@ -209,7 +214,7 @@ def serve(connection: socket.socket, instance: str) -> End:
         raise RefusedError(f"The run was not started: {error}") from error
     notes = _NOTES / instance
     box = make_box(node, user, request.run, instance, request.flow, request.directory, notes)
-    box = replace(box, gpus=tuple(request.gpus), closed=choose_closed(node, request))
+    box = replace(box, gpus=tuple(request.gpus), closed=closed_devices(node, request, files[1]))
     try:
         prepare(box, environment_of(box, request.environment))
     except OSError as error:
