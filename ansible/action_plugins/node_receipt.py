@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 # Ansible's own variables, and those of a moment. What the inventory says about other hosts is in SERVER_VARIABLES.
@@ -16,17 +17,18 @@ _OTHERS = {
     "groups",
     "hostvars",
     "omit",
+    # Facts: the bundle's manifest counts below, and what nodes are is among what receipts are about.
+    "pag_bundle",
     "pag_node",
     "play_hosts",
     "vars",
 }
 _PREFIXES = ("__", "ansible_", "role_")
-# What of the facts about the node roles act on; the rest of them may change at any time.
-_NODE_FACTS = ("target", "python", "hostname", "machine_id", "toolkit")
 _SERVER_VARIABLES = ("ansible_host",)
 # The controller's certificates, and the variables that name the site's own.
 _CERTIFICATES = Path("/etc/pag")
 _SITE_CERTIFICATES = ("server_certificate", "server_certificate_ca")
+_MANIFEST = "manifest.json"
 # What the site writes beside the playbooks. Its variables count, wherever they stand.
 _NOT_PLAYBOOKS = ("inventory.yml", "secrets.yml", "collections", "__pycache__")
 
@@ -34,8 +36,6 @@ _NOT_PLAYBOOKS = ("inventory.yml", "secrets.yml", "collections", "__pycache__")
 def given(variables: dict[str, Any]) -> dict[str, Any]:
     """Return those of a host's variables that say what it shall be."""
     found = {name: value for name, value in variables.items() if name not in _OTHERS and not name.startswith(_PREFIXES)}
-    node = variables.get("pag_node") or {}
-    found["pag_node"] = {name: node.get(name) for name in _NODE_FACTS}
     servers = list((variables.get("groups") or {}).get("prefect_servers", []))
     hosts = variables.get("hostvars") or {}
     found["servers"] = {
@@ -63,21 +63,35 @@ class ActionModule(ActionBase):
         file = Path(str(self._templar.template(path or "")))
         return hashlib.sha256(file.read_bytes()).hexdigest() if path and file.is_file() else ""
 
-    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
-        """Run the module on the machine and return its result."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        del tmp
-        variables = dict(task_vars or {})
+    def _inputs(self, variables: dict[str, Any]) -> str:
+        """Return a digest of what the run is given for this machine."""
         root = Path(str(self._templar.template(variables.get("pag_root", "/opt/pag"))))
         playbooks = Path(str(variables["playbook_dir"]))
         inputs = [
             json.dumps(given(variables), sort_keys=True, default=str),
             digest_of_files(playbooks, ("*.yml", "*/**/*"), _NOT_PLAYBOOKS),
+            digest_of_files(playbooks.parent, (_MANIFEST,)),
+            digest_of_files(root, (_MANIFEST, "airgap/**/*.py")),
             # What workers install beside what the playbooks say: the flows that are deployed.
             digest_of_files(root / "flows", ("**/*.json",)),
             digest_of_files(_CERTIFICATES, ("*.crt", "*/*.crt")),
             *(self._content(variables.get(name)) for name in _SITE_CERTIFICATES),
         ]
-        arguments = {**self._task.args, "inputs": hashlib.sha256("\0".join(inputs).encode()).hexdigest()}
-        result.update(self._execute_module(module_name="node_receipt", module_args=arguments, task_vars=task_vars))
-        return result
+        return hashlib.sha256("\0".join(inputs).encode()).hexdigest()
+
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
+        """Run the module on the machine and return its result."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        del tmp
+        arguments = dict(self._task.args)
+        if arguments.get("state") != "ask":
+            return {**result, **self._execute_module(module_args=arguments, task_vars=task_vars)}
+        arguments["inputs"] = self._inputs(dict(task_vars or {}))
+        try:
+            answer = self._execute_module(module_args=arguments, task_vars=task_vars)
+        except AnsibleConnectionFailure as error:
+            answer = {"failed": True, "msg": str(error)}
+        if answer.get("failed"):
+            # The preflight reports such machines, all in one list.
+            answer = {"changed": False, "held": False, "parts": {}, "different": [str(answer.get("msg"))]}
+        return {**result, **answer}

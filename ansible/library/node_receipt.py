@@ -13,23 +13,34 @@ description:
   - What is there are the files below some directories with owner, mode and content, the list of installed Debian
     packages, the states of services, and objects of the database and of the Prefect server. Whatever cannot be looked
     at is different.
-  - C(ask) tells whether the receipt holds. When it does not, it is withdrawn, and what is there now is noted down.
-    C(write) makes a receipt of that note when everything is still as noted, and none otherwise.
-  - Called through the action plugin of the same name, which adds C(inputs).
+  - C(ask) tells whether the receipts of all parts hold. One that does not is withdrawn, and what is there now is noted
+    down. C(ask_again) does the same later in the run, which is still given the same. C(write) makes receipts of these
+    notes where everything is still as noted, and none otherwise.
+  - Called through the action plugin of the same name, which adds C(inputs). A machine that cannot be asked has no
+    receipt that holds; what comes next finds out why.
 options:
-  part:
-    description: Name of the part of the playbook that the receipt is about.
-    type: str
+  parts:
+    description:
+      - The parts of the playbook that receipts are about, by name.
+      - Each has C(queries) to PostgreSQL, by database, which are asked as C(postgres), and C(requests) for lists of
+        objects of the Prefect server, each with C(path), C(body) and the C(fields) that count.
+    type: dict
     required: true
   state:
     description: What to do.
     type: str
-    choices: [ask, write]
+    choices: [ask, ask_again, write]
     required: true
   inputs:
     description: Digest of what the run was given. The action plugin computes it.
     type: str
-    default: ""
+  controller_time:
+    description: The controller's time, in seconds since 1970. Where the clock differs too much, no receipt holds.
+    type: float
+  max_time_skew:
+    description: By how many seconds the clock may differ.
+    type: float
+    default: 30
   directory:
     description: Where receipts are on the machine.
     type: path
@@ -49,15 +60,6 @@ options:
     type: list
     elements: str
     default: []
-  queries:
-    description: Questions to PostgreSQL, by database. They are asked as C(postgres).
-    type: dict
-    default: {}
-  requests:
-    description: Lists of objects of the Prefect server, each with C(path), C(body) and the C(fields) that count.
-    type: list
-    elements: dict
-    default: []
   api_url:
     description: Address of the Prefect API, ending in C(/api).
     type: str
@@ -75,7 +77,8 @@ author:
 EXAMPLES = r"""
 - name: Ask whether the node is still as the last run found it
   node_receipt:
-    part: worker
+    parts:
+      worker: {}
     state: ask
     watch: [/etc/**]
     units: [prefect-*]
@@ -84,11 +87,15 @@ EXAMPLES = r"""
 
 RETURN = r"""
 held:
-  description: Whether a receipt holds.
+  description: Whether the receipts of all parts hold.
   type: bool
   returned: always
+parts:
+  description: Whether the receipt holds, by part.
+  type: dict
+  returned: always
 different:
-  description: With C(ask), what is not as in the receipt, at most ten entries.
+  description: What is not as in the receipts, at most ten entries.
   type: list
   elements: str
   returned: always
@@ -100,6 +107,7 @@ import hashlib
 import json
 import os
 import stat
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,14 +202,22 @@ def observe(parameters: dict[str, Any], run: Callable[..., tuple[int, str, str]]
         if code != 0:
             raise ObservationError(f"systemctl: {errors.strip()}")
         found.update(observe_units(output))
-    for database, query in parameters["queries"].items():
+    return found
+
+
+def observe_part(
+    part: dict[str, Any], parameters: dict[str, Any], run: Callable[..., tuple[int, str, str]]
+) -> dict[str, str]:
+    """Return what else there is for one part of the playbook, in the same way. Raises ObservationError."""
+    found: dict[str, str] = {}
+    for database, query in (part.get("queries") or {}).items():
         command = ["runuser", "-u", "postgres", "--", "psql", "-XAtq", "-d", database, "-c", query]
         code, output, errors = run(command, cwd="/")
         if code != 0:
             raise ObservationError(f"database {database}: {errors.strip()}")
         # What it says may be secret.
         found[f"database {database}"] = hashlib.sha256(output.encode()).hexdigest()
-    for request in parameters["requests"]:
+    for request in part.get("requests") or []:
         api = PrefectApi(parameters["api_url"], parameters["api_auth"], 10)
         try:
             found.update(observe_objects(api, request["path"], request.get("body") or {}, request["fields"]))
@@ -232,10 +248,15 @@ def _store(path: Path, document: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def ask(directory: Path, part: str, inputs: str, found: dict[str, str], keep: bool) -> list[str]:
-    """Return what is not as in the receipt; then withdraw it and note down what is *found*, unless *keep*."""
+def ask(directory: Path, part: str, inputs: str | None, found: dict[str, str], keep: bool) -> list[str]:
+    """Return what is not as in the receipt; then withdraw it and note down what is *found*, unless *keep*.
+
+    Without *inputs*, the run is given what the receipt says.
+    """
     receipt = directory / f"{part}.json"
     document = _read(receipt)
+    if inputs is None:
+        inputs = document.get("inputs")
     if not document:
         different = ["there is no receipt"]
     elif document.get("inputs") != inputs:
@@ -261,42 +282,59 @@ def write(directory: Path, part: str, found: dict[str, str]) -> list[str]:
     return different
 
 
+def _each(parameters: dict[str, Any], run: Callable[..., tuple[int, str, str]], check: bool) -> dict[str, list[str]]:
+    """Ask about each part, or write its receipt, and return what is different, by part."""
+    directory, parts, different = Path(parameters["directory"]), parameters["parts"], {}
+    try:
+        everywhere = observe(parameters, run)
+        for name, part in parts.items():
+            found = everywhere | observe_part(part or {}, parameters, run)
+            if parameters["state"] == "write":
+                different[name] = write(directory, name, found) if not check else []
+            else:
+                different[name] = ask(directory, name, parameters["inputs"], found, check)
+    except ObservationError as error:
+        # As good as different: the run will find out what is wrong, and mend it.
+        for name in parts.keys() - different.keys():
+            different[name] = [str(error)]
+            if not check:
+                for suffix in ("json", "note"):
+                    (directory / f"{name}.{suffix}").unlink(missing_ok=True)
+    return different
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            "part": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["ask", "write"], "required": True},
+            "parts": {"type": "dict", "required": True},
+            "state": {"type": "str", "choices": ["ask", "ask_again", "write"], "required": True},
             # Secrets went into it.
-            "inputs": {"type": "str", "default": "", "no_log": True},
+            "inputs": {"type": "str", "no_log": True},
+            "controller_time": {"type": "float"},
+            "max_time_skew": {"type": "float", "default": 30},
             "directory": {"type": "path", "default": "/opt/pag/receipts"},
             "watch": {"type": "list", "elements": "str", "required": True},
             "ignore": {"type": "list", "elements": "str", "default": []},
             "units": {"type": "list", "elements": "str", "default": []},
-            "queries": {"type": "dict", "default": {}},
-            "requests": {"type": "list", "elements": "dict", "default": []},
             "api_url": {"type": "str"},
             "api_auth": {"type": "str", "no_log": True},
         },
         supports_check_mode=True,
     )
-    parameters = module.params
-    directory = Path(parameters["directory"])
-    try:
-        found = observe(parameters, module.run_command)
-    except ObservationError as error:
-        # As good as different: the run will find out what is wrong, and mend it.
-        different = [str(error)]
-        if not module.check_mode:
-            for suffix in ("json", "note"):
-                (directory / f"{parameters['part']}.{suffix}").unlink(missing_ok=True)
-    else:
-        if parameters["state"] == "ask":
-            different = ask(directory, parameters["part"], parameters["inputs"], found, module.check_mode)
-        else:
-            different = write(directory, parameters["part"], found) if not module.check_mode else []
+    clock = time.time()
+    different = _each(module.params, module.run_command, module.check_mode)
+    everything = [entry for entries in different.values() for entry in entries]
+    told = module.params["controller_time"]
+    if told is not None and abs(clock - told) > module.params["max_time_skew"]:
+        everything.append("the clock")
     # Receipts are notes about the machine and nothing of what it is asked to be.
-    module.exit_json(changed=False, held=not different, different=different[:_SHOWN])
+    module.exit_json(
+        changed=False,
+        held=not everything,
+        parts={name: not entries for name, entries in different.items()},
+        different=everything[:_SHOWN],
+    )
 
 
 if __name__ == "__main__":

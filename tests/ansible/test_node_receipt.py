@@ -144,6 +144,16 @@ def test_a_receipt_that_does_not_hold_is_withdrawn_and_check_mode_leaves_it(
     assert not (tmp_path / "worker.json").exists()
 
 
+def test_asked_again_the_run_is_given_what_it_was_given_before(tmp_path: Path) -> None:
+    for _ in range(2):
+        node_receipt.ask(tmp_path, "worker", "i", {"a": "1"}, keep=False)
+        node_receipt.write(tmp_path, "worker", {"a": "1"})
+    assert node_receipt.ask(tmp_path, "worker", None, {"a": "1"}, keep=False) == []
+    assert node_receipt.ask(tmp_path, "worker", None, {"a": "2"}, keep=False) == ["a"]
+    node_receipt.write(tmp_path, "worker", {"a": "2"})
+    assert node_receipt.ask(tmp_path, "worker", "i", {"a": "2"}, keep=False) == []
+
+
 def test_a_run_that_was_killed_leaves_no_receipt(tmp_path: Path) -> None:
     node_receipt.ask(tmp_path, "worker", "i", {"a": "1"}, keep=False)
     # The next run begins with its own note.
@@ -174,8 +184,6 @@ _VARIABLES: dict[str, Any] = {
     [
         {"cpu_worker_limit": 8},
         {"prefect_basic_auth_key": "admin:y"},
-        {"pag_bundle": {"digest": "e"}},
-        {"pag_node": {"target": "debian-13-x86_64", "python": "3.13"}},
         {"hostvars": {"s": {"ansible_host": "192.0.2.2"}}},
         {"new_variable": None},
     ],
@@ -187,6 +195,8 @@ def test_what_a_run_is_given_counts(action: Any, changed: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     "changed",
     [
+        # Facts: what they are about is looked at itself.
+        {"pag_bundle": {"digest": "e"}},
         {"pag_node": {"target": "debian-12-x86_64", "python": "3.11", "free": 2}},
         {"ansible_play_hosts": ["s"]},
         {"__preflight_node": {"time": 2}},
