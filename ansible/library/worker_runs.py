@@ -8,7 +8,7 @@ module: worker_runs
 short_description: List the runs that a worker has under way, or wait until it has none
 description:
   - Reads the record that the worker keeps in its state directory. The server is not asked.
-  - A worker that does not run has none.
+  - A worker that does not run has none, and nothing is waited for.
 options:
   kind:
     description: Which of the node's workers.
@@ -101,16 +101,20 @@ def main() -> None:
     unit = f"prefect-worker-{kind}.service"
     record, holds = Record.of(kind), Holds.of(kind)
 
+    def state() -> str:
+        _, shown, _ = module.run_command(["systemctl", "show", "--property=ActiveState", "--value", "--", unit])
+        return str(shown).strip()
+
     def runs() -> list[str]:
-        _, state, _ = module.run_command(["systemctl", "show", "--property=ActiveState", "--value", "--", unit])
-        return runs_of(record) if state.strip() in ("active", "deactivating") else []
+        return runs_of(record) if state() in ("active", "deactivating") else []
 
     def hold() -> None:
         if module.params["hold"]:
             holds.hold.touch(mode=0o644)
 
     started = time.monotonic()
-    left = runs() if module.check_mode else wait(runs, hold, module.params["wait_seconds"])
+    at_once = module.check_mode or state() in ("inactive", "failed")
+    left = runs() if at_once else wait(runs, hold, module.params["wait_seconds"])
     module.exit_json(changed=False, runs=left, waited=round(time.monotonic() - started))
 
 

@@ -117,6 +117,30 @@ def test_the_controller_has_it_too(made: Made, machines: Machines) -> None:
     assert machines.ssh(CONTROLLER, f"sha256sum {COPIES}/{made.name}/database.dump").split()[0] == there
 
 
+def test_with_the_setting_a_timer_copies_them(made: Made, machines: Machines, on: Callable[[str], Host]) -> None:
+    """All that main.yml does before this is what it always does."""
+    begin = ("--tags", "prefect-server", "--start-at-task", "Copy the backups to the controller by a timer, or not")
+    played = play(machines, "main.yml", *begin, "-e", "backup_to_controller=true")
+    assert played.returncode == 0, played.output[-3000:]
+    controller, server = on(CONTROLLER), on(SERVER)
+    timer = "systemctl show pag-backup-fetch.timer --property=ActiveState,UnitFileState,NextElapseUSecRealtime"
+    shown = controller.check_output(timer)
+    assert "ActiveState=active" in shown
+    assert "UnitFileState=enabled" in shown
+    assert re.search(r"NextElapseUSecRealtime=\S+", shown)
+    # What the two timers do at night.
+    machines.ssh(SERVER, "sudo systemctl start pag-backup.service")
+    newest = server.check_output(f"ls {DIRECTORY} | grep '^[0-9]' | tail -1")
+    assert newest > made.name
+    machines.ssh(CONTROLLER, "sudo systemctl start pag-backup-fetch.service")
+    copied = f"{COPIES}/{newest}/database.dump"
+    assert machines.ssh(CONTROLLER, f"stat -c '%U %a' {copied}").split() == ["operator", "600"]
+    there = server.check_output(f"sha256sum {DIRECTORY}/{newest}/database.dump").split()[0]
+    assert machines.ssh(CONTROLLER, f"sha256sum {copied}").split()[0] == there
+    assert play(machines, "main.yml", *begin).returncode == 0
+    assert not controller.check_output("systemctl list-unit-files --no-legend 'pag-backup-fetch*' || true")
+
+
 def test_a_damaged_backup_is_refused(made: Made, machines: Machines) -> None:
     """Every other kind of damage is a unit test's."""
     machines.ssh(
@@ -169,10 +193,11 @@ def test_the_workers_go_on(machines: Machines, secrets: Secrets) -> None:
 
 
 @pytest.mark.usefixtures("restored")
-def test_nothing_of_this_is_left(made: Made, machines: Machines, secrets: Secrets) -> None:
+def test_nothing_of_this_is_left(machines: Machines, secrets: Secrets) -> None:
     """The checks that follow find the cluster as these found it."""
     _api(machines, secrets, server_contents.remove)
     run(machines, "rm -rf damaged")
     databases = machines.ssh(SERVER, "cd / && sudo -u postgres psql -Atc 'SELECT datname FROM pg_database'").split()
     assert sorted(databases) == ["postgres", "prefect", "template0", "template1"]
-    assert machines.ssh(SERVER, f"sudo ls -A {DIRECTORY}").split().count(made.name) == 1
+    latest = machines.ssh(CONTROLLER, f"ls {COPIES}").split()[-1]
+    assert machines.ssh(SERVER, f"sudo ls -A {DIRECTORY}").split().count(latest) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +11,7 @@ import snapshot
 from cluster_site import CPU_WORKERS, SERVER, inventory
 from guide import CONTROLLER, Guide, Outcome
 from machines import Machines
+from playbooks import play
 from prefect_api import PrefectApi, worker_of
 from test_server import assert_running
 from testinfra.host import Host
@@ -23,12 +26,35 @@ _ALIVE = r"/(opt/prefect/\.prefect|var/lib/prefect-(server|worker-[cg]pu)|var/ca
 
 
 @pytest.fixture(scope="module")
-def joined(machines: Machines, guide: Guide) -> tuple[Outcome, list[str]]:
-    """The outcome of the README's commands for a new node, and what changed on the other nodes."""
+def virgin(machines: Machines) -> None:
+    """A machine that has nothing yet, and is in the inventory."""
     if NEW not in machines.addresses():
         machines.testbed("add", NEW)
-    directory = "pag-software-bundle/ansible"
-    machines.write(CONTROLLER, f"{directory}/inventory.yml", inventory((*CPU_WORKERS, NEW)))
+    machines.write(CONTROLLER, "pag-software-bundle/ansible/inventory.yml", inventory((*CPU_WORKERS, NEW)))
+
+
+@pytest.mark.usefixtures("virgin")
+def test_the_preflight_alone_says_what_it_is_and_changes_nothing(machines: Machines) -> None:
+    before = snapshot.contents(machines, NEW)
+    checked = play(machines, "preflight.yml", "--limit", NEW)
+    assert (checked.returncode, checked.changes) == (0, 0), checked.output[-3000:]
+    assert re.search(rf"^ *{NEW} +debian-\d+-x86_64 +\d+ +\d+ +\d+ MB .* [+-]\d+\.\d s", checked.output, re.MULTILINE)
+    assert "Nothing is in the way of installing." in checked.output
+    assert snapshot.differences(before, snapshot.contents(machines, NEW)) == []
+
+
+@pytest.mark.usefixtures("virgin")
+def test_the_preflight_alone_refuses_what_main_yml_would_refuse(machines: Machines) -> None:
+    limits = ["-e", json.dumps({"preflight_minimum_memory": 10**9, "preflight_resolve": ["no-such-name.invalid"]})]
+    refused = play(machines, "preflight.yml", "--limit", NEW, *limits)
+    assert refused.returncode != 0
+    assert refused.refusal.count(f"{NEW}: ") == 2, refused.output[-3000:]
+    assert "no-such-name.invalid" in refused.refusal
+
+
+@pytest.fixture(scope="module")
+def joined(machines: Machines, guide: Guide, virgin: None) -> tuple[Outcome, list[str]]:
+    """The outcome of the README's commands for a new node, and what changed on the other nodes."""
     before = snapshot.take(machines, _OTHERS, also_ignore=_ALIVE)
     outcome = guide.run("controller-join", values={"NEW_NODE": NEW})
     return outcome, snapshot.differences(before, snapshot.take(machines, _OTHERS, also_ignore=_ALIVE))
