@@ -10,7 +10,7 @@ import re
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils import node_files
 from ansible.module_utils.journal import entries, is_of_a_run
@@ -108,9 +108,14 @@ class Sources:
         files = _output(["systemctl", "--no-pager", "cat", name], codes=(0, 1))
         return self._masker.mask(states) + "\n" + unit_file(files, self._masker)
 
+    def _newest(self, lines: int, *arguments: str) -> list[dict[str, Any]]:
+        """Return the newest entries of the days that are wanted, in order of time."""
+        # Without --reverse, --since makes --lines count from the oldest, at least in systemd 252.
+        return entries(*arguments, f"--since=-{self._days}d", f"--lines={lines}", "--reverse")[::-1]
+
     def _journal(self, name: str) -> str:
         lines = _WORKER_LINES if name.startswith("prefect-worker-") else _LINES
-        found = entries(f"--unit={name}", f"--since=-{self._days}d", f"--lines={lines}")
+        found = self._newest(lines, f"--unit={name}")
         kept = [entry for entry in found if self._with_runs or not is_of_a_run(entry, name)]
         if len(kept) < len(found):
             self.left_out[f"journal/{name}.log"] = len(found) - len(kept)
@@ -118,7 +123,7 @@ class Sources:
         return self._masker.mask(text)
 
     def _out_of_memory(self) -> str:
-        found = entries("--dmesg", f"--since=-{self._days}d", "--grep=out of memory|oom-kill", f"--lines={_LINES}")
+        found = self._newest(_LINES, "--dmesg", "--grep=out of memory|oom-kill")
         return self._masker.mask("".join(f"{_stamp(entry['time'])} {entry['message']}\n" for entry in found))
 
     def _settings(self, home: Path) -> Iterator[tuple[str, str]]:

@@ -52,6 +52,14 @@ def test_the_preflight_alone_refuses_what_main_yml_would_refuse(machines: Machin
     assert "no-such-name.invalid" in refused.refusal
 
 
+@pytest.mark.usefixtures("virgin")
+def test_no_flow_is_deployed_before_it_is_a_worker(machines: Machines) -> None:
+    flow = ("-e", "flow_dir=../flows/demo1", "-e", "entrypoint=main.py:my_workflow")
+    refused = play(machines, "prefect-flow-deployment.yml", *flow)
+    assert (refused.returncode != 0, refused.changes) == (True, 0)
+    assert f"{NEW} is not a worker yet: run main.yml --tags prefect-worker --limit {NEW}" in refused.refusal
+
+
 @pytest.fixture(scope="module")
 def joined(machines: Machines, guide: Guide, virgin: None) -> tuple[Outcome, list[str]]:
     """The outcome of the README's commands for a new node, and what changed on the other nodes."""

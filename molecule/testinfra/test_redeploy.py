@@ -55,7 +55,7 @@ from prefect import flow
 
 @flow(name="{FLOW}", log_prints=True)
 def my_workflow(text: str = "nothing", wait: bool = False) -> None:
-    for _ in range(1200 if wait else 0):
+    for _ in range(6000 if wait else 0):
         if Path("{GO_ON}").exists():
             break
         time.sleep(0.1)

@@ -128,6 +128,8 @@ def planted(machines: Machines) -> Iterator[None]:
         f"sudo mkdir -p {Path(DROP_IN).parent} && sudo tee {DROP_IN} > /dev/null && sudo systemctl daemon-reload",
         stdin=f"[Service]\nEnvironment=HARMLESS={UNIT} \\\n  OTHER={UNIT}\n",
     )
+    # More than is gathered, which is the newest.
+    say(machines, SERVER, "prefect-server.service", ["something older"] * 6000)
     known = [f"known: {spelling}" for spelling in sorted(spellings(KNOWN))]
     say(machines, SERVER, "prefect-server.service", [*_JOURNAL, *known, "this line is seen"])
     say(machines, WORKER, "prefect-worker-cpu.service", [RUN, f"12:00:00.000 | INFO    | Flow run 'x' - {RUN}"])
