@@ -59,7 +59,7 @@ class ActionModule(ActionBase):
         try:
             if origins == ["content"]:
                 if not isinstance(value, str):
-                    raise AnsibleActionFail(f"content is {type(value).__name__}, and no text: {value!r}")
+                    raise AnsibleActionFail(f"content is {type(value).__name__}, and no text")
                 found = [(dest, value.encode())]
             elif origins == ["template"]:
                 found = [(dest, self._rendered(str(value), task_vars).encode())]

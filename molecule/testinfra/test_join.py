@@ -45,11 +45,11 @@ def test_the_preflight_alone_says_what_it_is_and_changes_nothing(machines: Machi
 
 @pytest.mark.usefixtures("virgin")
 def test_the_preflight_alone_refuses_what_main_yml_would_refuse(machines: Machines) -> None:
-    limits = ["-e", json.dumps({"preflight_minimum_memory": 10**9, "preflight_resolve": ["no-such-name.invalid"]})]
+    limits = ["-e", json.dumps({"preflight_minimum_memory": 10**9, "preflight_free_space": {"/var": 10**9}})]
     refused = play(machines, "preflight.yml", "--limit", NEW, *limits)
     assert refused.returncode != 0
     assert refused.refusal.count(f"{NEW}: ") == 2, refused.output[-3000:]
-    assert "no-such-name.invalid" in refused.refusal
+    assert "of memory, 1000000000 MB are needed" in refused.refusal
 
 
 @pytest.mark.usefixtures("virgin")
