@@ -12,6 +12,7 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
 _ORIGINS = ("content", "src", "template")
+_ATTRIBUTES = ("owner", "group", "mode")
 _CACHES = ("__pycache__",)
 
 
@@ -22,6 +23,15 @@ def files_below(directory: Path) -> list[tuple[str, bytes]]:
         for path in sorted(directory.rglob("*"))
         if path.is_file() and not set(path.parts) & set(_CACHES)
     ]
+
+
+def _refuse_unknown(entry: dict[str, Any], *known: str) -> None:
+    """Raise AnsibleActionFail for what the entry has besides *known*, of which it needs the first."""
+    unknown = sorted(entry.keys() - set(known))
+    if unknown or known[0] not in entry:
+        wrong = f"nobody knows {', '.join(unknown)}" if unknown else f"{known[0]} is missing"
+        where = entry.get(known[0], "an entry")
+        raise AnsibleActionFail(f"managed_files: {wrong} in {where}: there may be {', '.join(known)}.")
 
 
 def packed(entries: list[dict[str, Any]]) -> str:
@@ -40,8 +50,11 @@ class ActionModule(ActionBase):
         del tmp
         arguments = self._task.args
         entries: list[dict[str, Any]] = [{"path": str(path), "absent": True} for path in arguments.get("absent") or []]
-        entries += [{"mode": "0755", **entry} for entry in arguments.get("directories") or []]
+        for entry in arguments.get("directories") or []:
+            _refuse_unknown(entry, "path", *_ATTRIBUTES)
+            entries.append({"mode": "0755", **entry})
         for entry in arguments.get("files") or []:
+            _refuse_unknown(entry, "dest", "diff", *_ORIGINS, *_ATTRIBUTES)
             entries += self._files(dict(entry), task_vars or {})
         answer = self._execute_module(
             module_name="managed_files", module_args={"payload": packed(entries)}, task_vars=task_vars
@@ -53,8 +66,8 @@ class ActionModule(ActionBase):
     def _files(self, entry: dict[str, Any], task_vars: dict[str, Any]) -> list[dict[str, Any]]:
         """Return an entry of the task for the module: one for each file when it names a directory."""
         origins = [name for name in _ORIGINS if name in entry]
-        if len(origins) != 1 or not entry.get("dest"):
-            raise AnsibleActionFail(f"managed_files: {entry.get('dest')} needs dest and one of {', '.join(_ORIGINS)}.")
+        if len(origins) != 1:
+            raise AnsibleActionFail(f"managed_files: {entry['dest']} needs one of {', '.join(_ORIGINS)}.")
         value, dest = entry.pop(origins[0]), str(entry.pop("dest"))
         try:
             if origins == ["content"]:

@@ -92,6 +92,8 @@ class ActionModule(ActionBase):
         except AnsibleConnectionFailure as error:
             answer = {"failed": True, "msg": str(error)}
         if answer.get("failed"):
-            # The preflight reports such machines, all in one list.
-            answer = {"changed": False, "held": False, "parts": {}, "different": [str(answer.get("msg"))]}
+            # The preflight reports machines that cannot be asked anything, all in one list; the rest is said here.
+            reason = str(answer.get("msg"))
+            told = f"{(task_vars or {}).get('inventory_hostname')} is looked at as if it were new: {reason}"
+            answer = {"changed": False, "held": False, "parts": {}, "different": [reason], "warnings": [told]}
         return {**result, **answer}

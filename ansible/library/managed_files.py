@@ -13,6 +13,8 @@ description:
   - Each file is complete under its name or not there at all, and at no moment more people may read it than afterwards.
     First comes what is removed, then directories, then files, in the order given. Parents that are lacking are created,
     owned by root, with mode 0755.
+  - A link to a directory stays one, and what it points to gets owner and mode. A link in place of a file is replaced.
+  - When something is in the way, nothing at all is changed.
   - Called through the action plugin of the same name, which reads files and renders templates on the controller.
 options:
   absent:
@@ -87,12 +89,18 @@ class FileError(Exception):
     """Something stands in the way; the message says what and where."""
 
 
+def refuse_obstacle(path: Path, directory: bool) -> None:
+    """Raise FileError when something is there that is no directory, or no file, and that nobody meant to replace."""
+    if directory and os.path.lexists(path) and not path.is_dir():
+        raise FileError(f"{path} is there and is no directory: move it away.")
+    if not directory and path.exists() and not path.is_symlink() and not path.is_file():
+        raise FileError(f"{path} is there and is no file: move it away.")
+
+
 def create_directory(path: Path, check: bool) -> bool:
-    """Create a directory with its parents, mode 0755, and tell whether it was lacking. Raises FileError."""
+    """Create a directory with its parents, mode 0755, and tell whether it was lacking."""
     if path.is_dir():
         return False
-    if os.path.lexists(path):
-        raise FileError(f"{path} is there and is no directory: move it away.")
     if not check:
         for lacking in [*reversed(path.parents), path]:
             if not lacking.is_dir():
@@ -114,12 +122,8 @@ def remove(path: Path, check: bool) -> bool:
 
 
 def content_now(path: Path) -> bytes | None:
-    """Return the content of a file, none where there is no regular file. Raises FileError for a directory."""
-    if path.is_symlink() or not path.exists():
-        return None
-    if not path.is_file():
-        raise FileError(f"{path} is there and is no file: move it away.")
-    return path.read_bytes()
+    """Return the content of a file, none where there is none, or a link."""
+    return path.read_bytes() if path.is_file() and not path.is_symlink() else None
 
 
 def difference(path: str, before: bytes | None, after: bytes) -> dict[str, str]:
@@ -146,16 +150,23 @@ class _Manager:
         )
         return bool(self.module.set_fs_attributes_if_different(found, False))
 
+    def _attributes_now(self, path: Path, entry: dict[str, Any]) -> bool:
+        # In check mode there may be nothing yet whose owner could be looked at.
+        return path.exists() and self._attributes(path, entry)
+
     def bring_about(self, entry: dict[str, Any]) -> None:
-        """Remove a path, or create a directory, or a file when there is a content. Raises FileError and OSError."""
+        """Remove a path, or create a directory, or a file when there is a content. Raises OSError."""
         path = Path(entry["path"])
         if entry.get("absent"):
             changed = remove(path, self.module.check_mode)
+        elif "content" in entry:
+            changed = self._file(path, entry)
+            changed = self._attributes_now(path, entry) or changed
         else:
-            changed = self._file(path, entry) if "content" in entry else create_directory(path, self.module.check_mode)
-            # In check mode there may be nothing yet whose owner could be looked at.
-            if path.exists():
-                changed = self._attributes(path, entry) or changed
+            # A site may have put it on another disk, with a link: owner and mode are of what is there.
+            path = path.resolve()
+            changed = create_directory(path, self.module.check_mode)
+            changed = self._attributes_now(path, entry) or changed
         if changed:
             self.changed.append(str(path))
 
@@ -193,7 +204,11 @@ def main() -> None:
     )
     manager = _Manager(module)
     try:
-        for entry in json.loads(zlib.decompress(base64.b64decode(module.params["payload"] or ""))):
+        entries = json.loads(zlib.decompress(base64.b64decode(module.params["payload"] or "")))
+        for entry in entries:
+            if not entry.get("absent"):
+                refuse_obstacle(Path(entry["path"]), directory="content" not in entry)
+        for entry in entries:
             manager.bring_about(entry)
     except (FileError, OSError) as error:
         module.fail_json(msg=str(error), paths=manager.changed)

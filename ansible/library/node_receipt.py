@@ -231,6 +231,11 @@ def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
+def clock_is_off(now: float, told: float | None, most: float) -> bool:
+    """Tell whether a clock that says *now* differs by more than *most* seconds from what it was *told*, if anything."""
+    return told is not None and abs(now - told) > most
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -325,8 +330,7 @@ def main() -> None:
     clock = time.time()
     different = _each(module.params, module.run_command, module.check_mode)
     everything = [entry for entries in different.values() for entry in entries]
-    told = module.params["controller_time"]
-    if told is not None and abs(clock - told) > module.params["max_time_skew"]:
+    if clock_is_off(clock, module.params["controller_time"], module.params["max_time_skew"]):
         everything.append("the clock")
     # Receipts are notes about the machine and nothing of what it is asked to be.
     module.exit_json(

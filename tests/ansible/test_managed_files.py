@@ -107,16 +107,39 @@ def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
     assert target.read_text() == "of somebody else\n"
 
 
+def test_a_directory_that_a_site_has_put_elsewhere_stays_there(tmp_path: Path) -> None:
+    elsewhere, link = tmp_path / "elsewhere", tmp_path / "link"
+    elsewhere.mkdir(mode=0o700)
+    link.symlink_to(elsewhere)
+    task: dict[str, Any] = {"directories": [{"path": str(link), "mode": "0711"}]}
+    assert _play(tmp_path, **task)["changed"]
+    assert (link.is_symlink(), elsewhere.stat().st_mode & 0o777) == (True, 0o711)
+    assert not _play(tmp_path, **task)["changed"]
+
+
+def test_nothing_is_changed_when_something_is_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "obstacle").write_text("")
+    task: dict[str, Any] = {
+        "absent": [str(tmp_path / "files/one")],
+        "directories": [{"path": str(tmp_path / "new")}, {"path": str(tmp_path / "obstacle")}],
+    }
+    failed = " ".join(_play(tmp_path, **task)["failed"].split())
+    assert "obstacle is there and is no directory: move it away." in failed
+    assert ((tmp_path / "new").exists(), (tmp_path / "files/one").exists()) == (False, True)
+
+
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
         ({"content": "x", "dest": "DIRECTORY"}, "is there and is no file: move it away"),
-        ({"content": "x", "src": "one", "dest": "x"}, "needs dest and one of content, src, template"),
+        ({"content": "x", "src": "one", "dest": "x"}, "needs one of content, src, template"),
+        ({"content": "x"}, "dest is missing"),
+        ({"content": "x", "dest": "x", "onwer": "root"}, "nobody knows onwer in x"),
         ({"content": {"a": 1}, "dest": "x"}, "content is"),
         ({"src": "no-such-file", "dest": "x"}, "no-such-file"),
         ({"template": "no-such.j2", "dest": "x"}, "no-such.j2"),
     ],
 )
 def test_what_cannot_be_done_is_said(tmp_path: Path, entry: dict[str, Any], said: str) -> None:
-    entry = entry | ({"dest": str(tmp_path)} if entry["dest"] == "DIRECTORY" else {})
+    entry = entry | ({"dest": str(tmp_path)} if entry.get("dest") == "DIRECTORY" else {})
     assert said in " ".join(_play(tmp_path, files=[entry])["failed"].split())

@@ -154,6 +154,13 @@ def test_asked_again_the_run_is_given_what_it_was_given_before(tmp_path: Path) -
     assert node_receipt.ask(tmp_path, "worker", "i", {"a": "2"}, keep=False) == []
 
 
+@pytest.mark.parametrize(
+    ("told", "off"), [(None, False), (1000.0, False), (1029.0, False), (971.0, False), (1031.0, True), (400.0, True)]
+)
+def test_a_clock_that_is_off_either_way_is_seen(told: float | None, off: bool) -> None:
+    assert node_receipt.clock_is_off(1000.0, told, 30) is off
+
+
 def test_a_run_that_was_killed_leaves_no_receipt(tmp_path: Path) -> None:
     node_receipt.ask(tmp_path, "worker", "i", {"a": "1"}, keep=False)
     # The next run begins with its own note.
