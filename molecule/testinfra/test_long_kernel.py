@@ -61,6 +61,12 @@ def bomb():
     time.sleep(3600)
 
 
+def spin():
+    for _ in range(os.cpu_count()):
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    time.sleep(3600)
+
+
 def look():
     def done(*command):
         return subprocess.run(command, capture_output=True).returncode == 0
@@ -144,6 +150,12 @@ def _kernel_killed(worker: Host, run: str) -> bool:
     return any(f"flow-run-{run}" in line and line.startswith("oom-kill:") for line in said.splitlines())
 
 
+def _processor_seconds(worker: Host, unit: str) -> float:
+    """What a run's processes have taken of the processors so far."""
+    said = worker.check_output(f"cat {GROUPS}/{unit}/cpu.stat")
+    return int(dict(line.split() for line in said.splitlines())["usage_usec"]) / 1e6
+
+
 def test_the_worker_has_a_kernel_of_its_own(worker: Host, capsys: pytest.CaptureFixture[str]) -> None:
     kernel, runs_on = worker.check_output("uname -r"), worker.check_output("systemd-detect-virt")
     with capsys.disabled():
@@ -217,6 +229,24 @@ def test_a_fork_bomb_is_bounded_and_gone_when_its_run_is_cancelled(
     while left := worker.run(f"ls -d {GROUPS}/{unit}; pgrep -u prefect -x 'bash|sleep'").stdout:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
+
+
+def test_processors_are_shared_by_weight(limited: Limited, neighbour: str, worker: Host) -> None:
+    runs = {weight: limited.start("spin", cpu_weight=weight) for weight in (50, 200)}
+    units = {weight: limited.unit_of(run)[1] for weight, run in runs.items()}
+    # The interpreters, beside the engine, that want all processors.
+    spinning = 2 * int(worker.check_output("nproc"))
+    deadline = time.monotonic() + 180
+    while len(worker.run("pgrep -u prefect -f 'while True: pass'").stdout.split()) < spinning:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    before = {weight: _processor_seconds(worker, unit) for weight, unit in units.items()}
+    time.sleep(30)
+    used = {weight: _processor_seconds(worker, unit) - before[weight] for weight, unit in units.items()}
+    for run in runs.values():
+        limited.cancel(run)
+    # Four to one is what they were promised; others on the node take a little from both.
+    assert 3 < used[200] / used[50] < 5, used
 
 
 def test_a_run_cannot_change_the_machine_or_see_others(limited: Limited, worker: Host) -> None:
