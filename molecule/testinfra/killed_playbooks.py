@@ -20,11 +20,15 @@ _PID = "killed.pid"
 # What differs from one installation to the next: random keys, and what services and packages keep for themselves.
 VOLATILE = (
     r"^/opt/prefect/\.prefect/(?!profiles)"
+    # Bytecode is called after the inode and the times of its source.
+    r"|^/opt/prefect/cache/bytecode(/|$)"
     r"|^/var/(lib|cache)/prefect-"
     r"|^/var/(cache|backups)/|^/var/lib/(apt|dpkg|pag|postgresql|nginx|ucf|systemd)(/|$)"
     r"|^/etc/ssl/|^/etc/postgresql/.*/pg_hba.conf$"
     r"|^/etc/(passwd|shadow|group|gshadow|subuid|subgid)-?$"
 )
+# Of what differs, so many lines are shown.
+_SHOWN = 40
 _UNIT_PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload"
 
 
@@ -36,7 +40,7 @@ class Killer:
     random: random.Random = field(default_factory=random.Random)
 
     def kill(self, arguments: Sequence[str], tasks: int) -> bool:
-        """Run a playbook and kill it when it begins a random one of its *tasks*; return whether it was killed."""
+        """Run a playbook and kill it when it begins a random one of *tasks*; return whether it was killed."""
         last = self.random.randint(1, tasks)
         playbook = command(*arguments, prefix=f"echo $$ > ~/{_PID}; exec")
         # What an earlier one left would be taken for this one's.
@@ -57,8 +61,16 @@ class Killer:
             started.wait(timeout=600)
 
     def kill_often(self, arguments: Sequence[str], tasks: int, times: int) -> int:
-        """The same, so many times; return how often it was killed before it ended."""
-        killed = sum(self.kill(arguments, tasks) for _ in range(times))
+        """The same, so many times; return how often it was killed before it ended.
+
+        The next one after one that ended has no more tasks than that.
+        """
+        killed, left = 0, tasks
+        for _ in range(times):
+            if self.kill(arguments, left):
+                killed += 1
+            else:
+                left = int(self.machines.ssh(CONTROLLER, f"grep -c ^TASK {_LOG}"))
         report(f"{' '.join(arguments)} was killed {killed} times in {times} at one of {tasks} tasks")
         return killed
 
@@ -82,7 +94,8 @@ def state(machines: Machines, names: Sequence[str]) -> snapshot.Contents:
         files = snapshot.contents(machines, name, also_ignore=VOLATILE)
         found |= {f"{name}:{path}": content for path, content in files.items()}
         found[f"{name} packages"] = _said(machines, name, "dpkg-query --show --showformat='${Package} ${Status}\\n'")
-        found[f"{name} users"] = _said(machines, name, "cut -d: -f1,6,7 /etc/passwd; cut -d: -f1 /etc/group")
+        found[f"{name} users"] = _said(machines, name, "cut -d: -f1,6,7 /etc/passwd | sort")
+        found[f"{name} groups"] = _said(machines, name, "cut -d: -f1 /etc/group | sort")
         units = machines.ssh(
             name, "ls /etc/systemd/system /run/systemd/system | grep -E '^(prefect|pag)-|^nginx|^postgresql' ; true"
         ).split()
@@ -105,6 +118,8 @@ def different(before: snapshot.Contents, after: snapshot.Contents) -> list[str]:
             lines.append(f"{line}: - {sorted(old - new)} + {sorted(new - old)}")
         else:
             lines.append(line)
+    for line in lines[:_SHOWN]:
+        report(line)
     return lines
 
 

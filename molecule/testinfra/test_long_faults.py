@@ -101,6 +101,13 @@ def test_network_cut_for_five_minutes_in_the_middle_of_a_run(faults: Faults, see
         seen(f"after 5 minutes: {sorted(run['state_name'] for run in faults.runs(cut))}; the network is mended")
     finally:
         faults.machines.testbed("mend")
+    mended = time.time()
+    said = (
+        f"sudo journalctl --unit=prefect-worker-cpu --output=cat --since=@{mended:.0f} | grep 'The worker takes runs'"
+    )
+    # Its pauses between two attempts do not become as long as the outage.
+    eventually(lambda: faults.machines.ssh(CPU_WORKERS[0], said), 40, "the worker has not come back")
+    seen(f"its worker takes runs again, {time.time() - mended:.0f} s after that")
     faults.expect_completed(runs, timeout=600)
     seen("all completed, each once")
     faults.expect_well(slots_timeout=400)

@@ -13,6 +13,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import httpx
 from prefect.workers.process import ProcessWorker
 
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
     from pag_worker.reports import Reports
 
 _SURVEY_SECONDS = 30.0
+_ANSWER_SECONDS = 30.0
+"""How long a question to the server may take with all its repetitions, between which Prefect's client comes to wait for
+minutes: a server that is back is to be noticed."""
 _GRACE_SECONDS = 10.0
 """How long a run's process may take to end after it was told to, before it is killed."""
 _REPORT_SECONDS = 10.0
 """How long Prefect may take to report the ends of processes."""
+_NO_ANSWER = (httpx.TransportError, httpx.HTTPStatusError, TimeoutError)
 
 
 class _Started:
@@ -78,21 +83,29 @@ class DrainingWorker(ProcessWorker):
     async def get_and_submit_flow_runs(self) -> list[Any]:
         """Take the runs that are due, unless something keeps the worker from it."""
         reason = "it is about to stop" if self._stopping is not None else self.holds.reason()
-        self._say(f"The worker takes no runs: {reason}." if reason else "The worker takes runs.")
+        if reason:
+            self._say(f"The worker takes no runs: {reason}.")
         if reason or self._work_pool is None:
             return []
         # Prefect's worker gives up after some minutes without a server, and kills its runs: they go on here.
         try:
-            return await super().get_and_submit_flow_runs()
-        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            submitted = await super().get_and_submit_flow_runs()
+        except _NO_ANSWER as error:
             self._say(f"The worker waits for the Prefect server: {_in_words(error)}.")
             return []
+        self._say("The worker takes runs.")
+        return list(submitted)
+
+    async def _get_scheduled_flow_runs(self) -> list[Any]:
+        with anyio.fail_after(_ANSWER_SECONDS):
+            return await super()._get_scheduled_flow_runs()
 
     async def sync_with_backend(self) -> None:
         """Tell the server that the worker is there."""
         try:
-            await super().sync_with_backend()
-        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            with anyio.fail_after(_ANSWER_SECONDS):
+                await super().sync_with_backend()
+        except _NO_ANSWER as error:
             self._say(f"The worker waits for the Prefect server: {_in_words(error)}.")
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[Any]:
@@ -236,7 +249,9 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-def _in_words(error: httpx.HTTPError) -> str:
+def _in_words(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"it has not answered for {_ANSWER_SECONDS:g} s"
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
