@@ -17,13 +17,16 @@ from playbooks import Result, command, play
 _LOG = "killed.log"
 _PID = "killed.pid"
 
-# What differs from one installation to the next: random keys, and what services and packages keep for themselves.
+# What differs from one installation to the next: random keys and names, and what services and packages keep for
+# themselves.
 VOLATILE = (
     r"^/opt/prefect/\.prefect/(?!profiles)"
-    # Bytecode is called after the inode and the times of its source.
-    r"|^/opt/prefect/cache/bytecode(/|$)"
+    # Bytecode is called after the inode and the times of its source, and what uv keeps by chance.
+    r"|^/opt/prefect/cache/(bytecode|uv)(/|$)"
     r"|^/var/(lib|cache)/prefect-"
     r"|^/var/(cache|backups)/|^/var/lib/(apt|dpkg|pag|postgresql|nginx|ucf|systemd)(/|$)"
+    # Made anew by a new installation; and what Debian's packages needed newer is there after the first one.
+    r"|^/etc/pag/(ca|server)\.(crt|key)$|^/opt/pag/mirror/apt/[^/]+/perl-"
     r"|^/etc/ssl/|^/etc/postgresql/.*/pg_hba.conf$"
     r"|^/etc/(passwd|shadow|group|gshadow|subuid|subgid)-?$"
 )
