@@ -21,8 +21,8 @@ _PID = "killed.pid"
 # themselves.
 VOLATILE = (
     r"^/opt/prefect/\.prefect/(?!profiles)"
-    # Bytecode is called after the inode and the times of its source, and what uv keeps by chance.
-    r"|^/opt/prefect/cache/(bytecode|uv)(/|$)"
+    # Bytecode is called after the inode and the times of its source, what uv keeps by chance; it notes wheels' times.
+    r"|^/opt/prefect/cache/(bytecode|uv)(/|$)|^/opt/prefect/.*\.dist-info/(RECORD|uv_cache\.json)$"
     r"|^/var/(lib|cache)/prefect-"
     r"|^/var/(cache|backups)/|^/var/lib/(apt|dpkg|pag|postgresql|nginx|ucf|systemd)(/|$)"
     # Made anew by a new installation; and what Debian's packages needed newer is there after the first one.

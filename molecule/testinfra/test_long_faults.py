@@ -106,7 +106,7 @@ def test_network_cut_for_five_minutes_in_the_middle_of_a_run(faults: Faults, see
         f"sudo journalctl --unit=prefect-worker-cpu --output=cat --since=@{mended:.0f} | grep 'The worker takes runs'"
     )
     # Its pauses between two attempts do not become as long as the outage.
-    eventually(lambda: faults.machines.ssh(CPU_WORKERS[0], said), 40, "the worker has not come back")
+    eventually(lambda: faults.machines.ssh(CPU_WORKERS[0], said), 60, "the worker has not come back")
     seen(f"its worker takes runs again, {time.time() - mended:.0f} s after that")
     faults.expect_completed(runs, timeout=600)
     seen("all completed, each once")
