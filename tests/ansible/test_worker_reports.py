@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,20 @@ class FakeServer:
         self.heartbeats: list[str] = []
         self.logs: list[dict[str, Any]] = []
         self.away = False
+        self.states: dict[str, list[dict[str, Any]]] = {}
+        self.before_set: Callable[[str], None] = lambda _: None
 
     def add(self, name: str, state: str = "RUNNING", message: str = "", age: float = 60, **fields: Any) -> None:
         timestamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age))
         defaults = {"labels": MINE, "tags": [], "deployment_id": "d", "parent": None, "name": name}
         self.runs[name] = {"id": name, **defaults, **fields}
-        self._set(name, {"type": state, "message": message, "timestamp": timestamp})
+        self.say(name, state, message, timestamp=timestamp)
+
+    def say(self, run: str, state: str, message: str = "", /, **fields: Any) -> None:
+        """Give a run a state, as the run itself does, or an automation."""
+        states = self.states.setdefault(run, [])
+        states.append({"id": f"{run}-{len(states)}", "type": state, "message": message, **fields})
+        self.runs[run] |= {"state": states[-1], "state_type": state}
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
         if self.away:
@@ -50,15 +59,16 @@ class FakeServer:
         if path == "/flow_runs/filter":
             asked = body["flow_runs"]
             if "id" in asked:
-                return [self.runs[name] for name in asked["id"]["any_"] if name in self.runs]
+                return [dict(self.runs[name]) for name in asked["id"]["any_"] if name in self.runs]
             parents, types = asked["parent_flow_run_id"]["any_"], asked["state"]["type"]["any_"]
             return [run for run in self.runs.values() if run["parent"] in parents and run["state_type"] in types]
+        if path.startswith("/flow_run_states/"):
+            return list(self.states[path.partition("=")[2]])
         assert (method, body["force"]) == ("POST", True)
-        self._set(path.split("/")[2], body["state"])
+        run, state = path.split("/")[2], dict(body["state"])
+        self.before_set(run)
+        self.say(run, state.pop("type"), state.pop("message"), **state)
         return None
-
-    def _set(self, name: str, state: dict[str, Any]) -> None:
-        self.runs[name] |= {"state": state, "state_type": state["type"]}
 
     def state(self, name: str) -> tuple[str, str]:
         return self.runs[name]["state_type"], self.runs[name]["state"]["message"]
@@ -141,6 +151,39 @@ def test_a_run_that_was_given_up_by_mistake_is_running_again(
     _under_way(record, "a")
     survey(record, reports, "node-1")
     assert server.runs["a"]["state_type"] == after
+
+
+SILENCE = "Lost: no sign of life from its worker for 180 s."
+
+
+def test_a_run_that_ended_while_its_worker_looked_is_not_running_again(server: FakeServer, reports: Reports) -> None:
+    server.add("a", "CRASHED", SILENCE)
+    seen = dict(server.runs["a"])
+    server.say("a", "COMPLETED", data="the result")
+    assert not reports.restore(seen)
+    assert [state["type"] for state in server.states["a"]] == ["CRASHED", "COMPLETED"]
+
+
+def test_an_end_that_comes_in_the_very_moment_of_vouching_stands(server: FakeServer, reports: Reports) -> None:
+    server.add("a", "CRASHED", SILENCE)
+
+    def ends(name: str) -> None:
+        server.before_set = lambda _: None
+        server.say(name, "COMPLETED", "All well.", name="Completed", data="the result")
+
+    server.before_set = ends
+    assert not reports.restore(server.runs["a"])
+    assert server.state("a") == ("COMPLETED", "All well.")
+    assert server.runs["a"]["state"]["data"] == "the result"
+    assert [state["type"] for state in server.states["a"]] == ["CRASHED", "COMPLETED", "RUNNING", "COMPLETED"]
+
+
+def test_a_run_that_is_running_by_mistake_for_a_moment_does_not_crash(server: FakeServer, reports: Reports) -> None:
+    server.add("a")
+    seen = dict(server.runs["a"])
+    server.say("a", "COMPLETED")
+    assert not reports.end(seen, "Lost: its process ended.")
+    assert server.runs["a"]["state_type"] == "COMPLETED"
 
 
 def test_a_run_that_another_worker_has_meanwhile_ends_here(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,21 @@ HEARTBEAT = "prefect.flow-run.heartbeat"
 LIVING = ("PENDING", "RUNNING", "CANCELLING")
 """Types of the states that a run under way has."""
 
+_FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
 # A run that was claimed has its worker's name within a second; until then it may be another's.
 _UNNAMED_SECONDS = 30.0
 _PAGE = 100
 _DEPTH = 10
 
 Run = dict[str, Any]
+
+
+def given_up(run: Run) -> bool:
+    """Whether the server's automations ended a run, or scheduled it again, because nobody had vouched for it."""
+    message = str((run.get("state") or {}).get("message"))
+    crashed = run["state_type"] == "CRASHED" and message.startswith(SILENT)
+    return crashed or (run["state_type"] == "SCHEDULED" and message.startswith(LOST))
 
 
 class Reports:
@@ -34,6 +44,8 @@ class Reports:
         self._api = api
         self._worker = worker
         self._pool = pool
+        # A run's end is looked at and reported by one thread while another one may vouch for it.
+        self._deciding = threading.Lock()
 
     def runs(self, ids: Iterable[str]) -> dict[str, Run]:
         """Return what the server knows of these runs; those that were deleted are missing."""
@@ -47,10 +59,27 @@ class Reports:
         for page in _pages(events):
             self._api.request("POST", "/events", page)
 
-    def restore(self, run: Run) -> None:
-        """Make a run Running again that the server gave up while it could not be told of it."""
-        message = f"The worker on {self._worker} vouches for it: it was out of the server's reach."
-        self._set(run["id"], {"type": "RUNNING", "name": "Running", "message": message})
+    def restore(self, run: Run) -> bool:
+        """Make a run Running again that the server gave up while it could not be told of it; False when it is not so.
+
+        A run that is heard of again may say at the same moment how it ended: that stands, whoever comes first.
+        """
+        with self._deciding:
+            now = self.runs([run["id"]]).get(run["id"])
+            if now is None or not given_up(now):
+                return False
+            message = f"The worker on {self._worker} vouches for it: it was out of the server's reach."
+            self._set(now["id"], {"type": "RUNNING", "name": "Running", "message": message})
+            own = self._end_of_its_own(now)
+            if own is not None:
+                self._set(now["id"], {key: own.get(key) for key in ("type", "name", "message", "data")})
+            return own is None
+
+    def _end_of_its_own(self, given_up_as: Run) -> dict[str, Any] | None:
+        """Return the final state that a run has had after the one in which it was given up, None when there is none."""
+        states = list(self._api.request("GET", f"/flow_run_states/?flow_run_id={given_up_as['id']}"))
+        since = next(place for place, state in enumerate(states) if state["id"] == given_up_as["state"]["id"])
+        return next((state for state in reversed(states[since + 1 :]) if state["type"] in _FINAL), None)
 
     def is_mine(self, run: Run, now: float) -> bool | None:
         """Whether a run is this worker's; None: it is too early to say. *now* is in seconds since the epoch."""
@@ -65,15 +94,21 @@ class Reports:
 
         With *crashed_too*, the message takes the place of the one that a run has that crashed meanwhile.
         """
-        if run["state_type"] == "CANCELLING":
-            self._set(run["id"], {"type": "CANCELLED", "name": "Cancelled", "message": message})
-        elif run["state_type"] in LIVING or (crashed_too and run["state_type"] == "CRASHED"):
-            self._set(run["id"], _crashed(message))
-        else:
+        if run["state_type"] not in LIVING and not crashed_too:
             return False
-        for called in self._called([run]):
-            self._set(called["id"], _crashed(message))
-        return True
+        with self._deciding:
+            now = self.runs([run["id"]]).get(run["id"])
+            if now is None:
+                return False
+            if now["state_type"] == "CANCELLING":
+                self._set(now["id"], {"type": "CANCELLED", "name": "Cancelled", "message": message})
+            elif now["state_type"] in LIVING or (crashed_too and now["state_type"] == "CRASHED"):
+                self._set(now["id"], _crashed(message))
+            else:
+                return False
+            for called in self._called([now]):
+                self._set(called["id"], _crashed(message))
+            return True
 
     def log(self, run: Run, message: str) -> None:
         """Write a warning into a run's log."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pag_worker.reports import LIVING, LOST, SILENT
+from pag_worker.reports import LIVING, LOST, given_up
 
 if TYPE_CHECKING:
     from worker_record import Entry, Record
@@ -39,18 +39,11 @@ def _look_after(entries: list[Entry], known: Mapping[str, Run], reports: Reports
         if run["state_type"] in LIVING and reports.is_mine(run, time.time()) is False:
             foreign.append(entry)
             continue
-        if _given_up(run):
+        if given_up(run):
             reports.restore(run)
         mine.append(run)
     reports.vouch(mine)
     return foreign
-
-
-def _given_up(run: Run) -> bool:
-    """Whether the server's automations ended a run, or scheduled it again, because nobody had vouched for it."""
-    message = str((run.get("state") or {}).get("message"))
-    crashed = run["state_type"] == "CRASHED" and message.startswith(SILENT)
-    return crashed or (run["state_type"] == "SCHEDULED" and message.startswith(LOST))
 
 
 def _report(lost: list[Entry], known: Mapping[str, Run], record: Record, reports: Reports, worker: str) -> None:
