@@ -20,7 +20,7 @@ _MARKERS = (
     "network: needs package registries or archives",
     "root: needs root",
     "scenario: needs root, a network and machines",
-    "process: kills, compares or waits for whole processes, for seconds; not in ./test.sh unit",
+    "process: runs, kills or compares whole programs and builds, for seconds; not in ./test.sh unit",
     "long: takes too long for every day; ./test.sh long",
 )
 

@@ -19,7 +19,10 @@ from airgap.errors import InstallationError, VerificationError
 from airgap.install import MARKER, Installation, install, main
 
 TARGET = this_hosts_target()
-pytestmark = pytest.mark.skipif(TARGET is None, reason="the host is no target, or lacks its own python3")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(TARGET is None, reason="the host is no target, or lacks its own python3"),
+]
 
 
 @pytest.fixture

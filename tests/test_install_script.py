@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from sites import digest, tree, wheel, write_bundle
 
+pytestmark = pytest.mark.process
+
 ARCHIVE = "pag-software-bundle.tar.gz"
 
 

@@ -28,6 +28,8 @@ from airgap.network import Network, pip_network
 from airgap.sources.ansible_collections import COLLECTIONS
 from airgap.sources.apt_archives import SourceEntry
 
+pytestmark = pytest.mark.process
+
 # Where clients keep credentials: addresses, configuration files, variables. One has a character that addresses quote.
 INDEX_PASSWORD = "s3cr3t@index-password"
 EXTRA_PASSWORD = "s3cr3t-extra-index-password"

@@ -18,6 +18,8 @@ from airgap.progress import Progress
 from airgap.sources.apt import AptSource
 from airgap.verify import verify
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> Path:

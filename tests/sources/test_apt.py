@@ -28,6 +28,8 @@ from airgap.sources.apt_root import Apt, private_root
 from airgap.sources.interface import Download
 from airgap.targets import Target, parse_target
 
+pytestmark = pytest.mark.process
+
 DEBIAN_12 = parse_target("debian-12")
 DEBIAN_13 = parse_target("debian-13")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"

@@ -13,6 +13,8 @@ from airgap.sources.apt_updates import kept_back, render_preferences, render_sta
 from airgap.sources.interface import Download
 from airgap.targets import parse_target
 
+pytestmark = pytest.mark.process
+
 DEBIAN_12 = parse_target("debian-12")
 STATUS = {"app:amd64": "1.0-1", "lib:amd64": "1.0", "data:all": "2.0"}
 
