@@ -251,7 +251,7 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 def _in_words(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return f"it has not answered for {_ANSWER_SECONDS:g} s"
+        return "it does not answer in time"
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
