@@ -158,6 +158,16 @@ def test_the_login_opens(machines: Machines, secrets: Secrets) -> None:
     assert version[1]["cache-control"] == "no-store"
 
 
+def test_an_error_of_the_servers_is_nobody_elses(machines: Machines, secrets: Secrets) -> None:
+    """What comes right after a request that was answered 500 is answered by the server, and not by the proxy for it."""
+    fails = "/api/flow_runs/00000000-0000-4000-8000-000000000000/resume"
+    json_body = {"Content-Type": "application/json"}
+    told = ask(machines, [fails, "/api/health"] * 50, login=secrets.basic_auth, headers=json_body)
+    # The server takes no POST there.
+    assert [status for status, _, _ in told] == [500, 405] * 50
+    assert not any("prefect-maintenance" in headers for _, headers, _ in told)
+
+
 def test_headers(machines: Machines) -> None:
     for _, headers, _ in ask(machines, ["/", "/api/health", "/docs"]):
         for name, value in _HEADERS.items():
