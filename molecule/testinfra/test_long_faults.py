@@ -10,11 +10,31 @@ from cluster_site import CPU_WORKERS, SERVER, Secrets, inventory_of
 from faults import AGAIN, ANSIBLE, Faults, eventually
 from guide import CONTROLLER
 from machines import Machines, MachinesError
+from placed_flow import PlacedFlow
 from prefect_api import PrefectApi, worker_of
 
 # So that twenty runs can be under way at the same time.
 _LIMIT = 10
 _FILL = "/var/tmp/pag-fill"  # on the server, on the disk of the database
+
+# How long a flow has nobody say a word; longer than the server waits for one (prefect_server_silent_seconds).
+_SILENT_SECONDS = 240
+_BUSY = f"""
+import ctypes
+import time
+
+from prefect import flow
+
+
+@flow
+def busy(how):
+    end = time.monotonic() + {_SILENT_SECONDS}
+    if how == "C":
+        # As an extension that never gives the interpreter's lock back.
+        ctypes.PyDLL(None).sleep({_SILENT_SECONDS})
+    while time.monotonic() < end:
+        pass
+"""
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +76,41 @@ def test_server_killed_while_twenty_runs_are_going_on(faults: Faults, seen: Seen
     faults.expect_completed(runs, timeout=180)
     seen("20 runs completed, each once")
     faults.expect_well()
+
+
+def test_slots_outlive_the_server_and_come_back_from_runs_that_died(faults: Faults, seen: Seen) -> None:
+    runs = faults.start(faults.some, "slots")
+    dead = [run["id"] for run in faults.working(runs, 180) if worker_of(run) == CPU_WORKERS[0]]
+    alive = [run for run in runs if run not in dead]
+    assert dead
+    assert alive
+    for run in dead:
+        faults.signal(CPU_WORKERS[0], f"'flow-run-{run}-*'")
+    seen(f"{len(dead)} of {len(runs)} runs died with their slots, the server is restarted")
+    faults.machines.ssh(SERVER, "sudo systemctl restart prefect-server.service")
+    eventually(lambda: faults.api.request("GET", "/health"), 60, "the server does not answer")
+    assert faults.slots() == len(runs)
+    eventually(lambda: faults.slots() == len(alive), 400, "slots of runs that died are still taken")
+    seen("they came back, and the others have theirs")
+    faults.open("slots")
+    faults.expect_completed(alive, timeout=60)
+    eventually(lambda: faults.slots() == 0, 10, "slots are still taken")
+    assert {run["state_name"] for run in faults.runs(dead)} == {"Crashed"}
+    faults.expect_well()
+
+
+def test_flows_that_say_nothing_for_long_are_not_ended(faults: Faults, seen: Seen) -> None:
+    """In Python, where threads still have their turn now and then, and in C, where none has."""
+    flow = PlacedFlow(faults.machines, faults.api, "faults-busy", _BUSY, "main.py:busy")
+    with flow.deployed():
+        runs = [flow.start_with({"how": how}) for how in ("Python", "C")]
+        for run in runs:
+            flow.wait_for(run, "Running")
+        seen(f"two runs say nothing for {_SILENT_SECONDS} s")
+        for run in runs:
+            # In any other final state it would never be.
+            flow.wait_for(run, "Completed", seconds=_SILENT_SECONDS + 120)
+        seen("both completed")
 
 
 def test_worker_killed(faults: Faults, seen: Seen) -> None:
