@@ -48,6 +48,10 @@ def look(seconds: float = 0) -> None:
         "settings": refused(lambda: list(Path("/etc/prefect").iterdir())),
         "other_flow": refused(lambda: list(Path("{OTHER}").iterdir())),
         "socket": refused(lambda: open("/run/pag/run.sock")),
+        "others_environments": refused(lambda: list(Path("/run/pag-run").iterdir())),
+        "kernel_is_read_only": all(
+            os.statvfs(path).f_flag & os.ST_RDONLY for path in ("/sys", "/sys/fs/cgroup", "/proc/sys")
+        ),
         "only_own_processes": users == {{os.getuid()}},
         "user": pwd.getpwuid(os.getuid()).pw_name,
         "own_tmp": sorted(path.name for path in Path("/tmp").iterdir()),

@@ -291,13 +291,13 @@ def test_a_run_holds_its_leases_itself_and_cannot_open_others_gpus() -> None:
     command = command_line(box, {}, "x.service", "a run", ["python"])
     assert {
         "--property=InaccessiblePaths=-/dev/nvidia1",
-        "--property=TemporaryFileSystem=/run/pag/gpus:ro",
+        "--property=TemporaryFileSystem=/run/pag:ro",
         "--property=BindReadOnlyPaths=/run/pag/gpus/0.lock /run/pag/gpus/2.lock",
     } <= set(command)
     holding = ["/usr/bin/flock", "--shared", "--nonblock", "--no-fork"]
     started = [*holding, "/run/pag/gpus/0.lock", *holding, "/run/pag/gpus/2.lock", "/usr/bin/env", "python"]
     assert command[command.index("--") + 1 :] == started
-    assert "--property=InaccessiblePaths=-/run/pag/gpus" in command_line(_box(), {}, "x.service", "a run", ["python"])
+    assert "--property=InaccessiblePaths=-/run/pag" in command_line(_box(), {}, "x.service", "a run", ["python"])
 
 
 def test_a_run_that_can_open_all_gpus_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
