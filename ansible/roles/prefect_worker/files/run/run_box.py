@@ -44,8 +44,8 @@ _SANDBOX = (
     "PrivateTmp=yes",
     "ProtectProc=invisible",
     # Not by ProtectKernelTunables= and ProtectControlGroups=: they make a dozen mounts more, for files that are root's,
-    # and a start would take a third longer.
-    "ReadOnlyPaths=/sys /proc/sys",
+    # and a start would take a third longer. systemd 257 leaves control groups out of what is below /sys.
+    "ReadOnlyPaths=/sys /sys/fs/cgroup /proc/sys",
     "SystemCallArchitectures=native",
     "KeyringMode=private",
     # Settings and states of ours that the mode of their directory leaves open.
