@@ -20,6 +20,8 @@ from testinfra.host import Host
 
 WORKER = "pag-worker-1"
 SERVICE = "prefect-worker-cpu.service"
+SPINNERS = 4
+"""Programs for each processor that want it: enough for the kernel to share them out evenly."""
 GATE = "/srv/pag-kernel-gate"
 GROUPS = "/sys/fs/cgroup/pag.slice/pag-run.slice"
 MAIN = f'''
@@ -62,7 +64,7 @@ def bomb():
 
 
 def spin():
-    for _ in range(os.cpu_count()):
+    for _ in range({SPINNERS} * os.cpu_count()):
         subprocess.Popen([sys.executable, "-c", "while True: pass"])
     time.sleep(3600)
 
@@ -235,13 +237,13 @@ def test_processors_are_shared_by_weight(limited: Limited, neighbour: str, worke
     runs = {weight: limited.start("spin", cpu_weight=weight) for weight in (50, 200)}
     units = {weight: limited.unit_of(run)[1] for weight, run in runs.items()}
     # The interpreters, beside the engine, that want all processors.
-    spinning = 2 * int(worker.check_output("nproc"))
+    spinning = 2 * SPINNERS * int(worker.check_output("nproc"))
     deadline = time.monotonic() + 180
     while len(worker.run("pgrep -u prefect -f 'while True: pass'").stdout.split()) < spinning:
         assert time.monotonic() < deadline
         time.sleep(0.5)
     before = {weight: _processor_seconds(worker, unit) for weight, unit in units.items()}
-    time.sleep(30)
+    time.sleep(60)
     used = {weight: _processor_seconds(worker, unit) - before[weight] for weight, unit in units.items()}
     for run in runs.values():
         limited.cancel(run)
