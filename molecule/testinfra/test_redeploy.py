@@ -227,6 +227,11 @@ def test_a_deployment_is_what_its_arguments_say(first: Played, api: PrefectApi) 
     _assert_described(_deployment(api))
 
 
+def test_its_pack_is_read_once_for_all_nodes(first: Played) -> None:
+    (lines,) = re.findall(r"^TASK \[prefect_flow : Read the pack\] \*+\n((?:\w+: .*\n)+)", first.output, re.MULTILINE)
+    assert len(lines.splitlines()) == 1, lines
+
+
 @pytest.mark.usefixtures("under_way")
 def test_a_flow_runs_in_its_packs_environment(machines: Machines, api: PrefectApi) -> None:
     log = _run(api, "The code is old")
