@@ -1,8 +1,8 @@
 """A flow whose runs write down which GPUs they have and until when, and what those records show.
 
 A record begins in the moment that the lease itself has noted, and ends in the last one in which a program that the run
-left in the background could say that it is there. That one has a session of its own and none of the run's files, so none
-of its locks.
+left in the background could say that it is there. That one has a session of its own and none of the run's files, so
+none of its locks.
 """
 
 from __future__ import annotations

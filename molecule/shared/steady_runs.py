@@ -66,6 +66,10 @@ class SteadyRuns:
             length = SHORT_SECONDS if number % _EVERY else LONG_SECONDS
             self.runs.append(self.api.start(DEPLOYMENT, {"seconds": length}, delay=number * pause))
 
+    def add(self) -> None:
+        """Have one short run more, which may begin now."""
+        self.runs.append(self.api.start(DEPLOYMENT, {"seconds": SHORT_SECONDS}))
+
     def states(self) -> list[str]:
         """Return the names of the runs' states, in the order of the plan."""
         return [self.api.request("GET", f"/flow_runs/{run}")["state_name"] for run in self.runs]

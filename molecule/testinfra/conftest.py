@@ -21,6 +21,7 @@ for directory in (REPOSITORY / "molecule/shared", REPOSITORY / "molecule/testinf
 
 from cluster_site import Secrets, secrets_of  # noqa: E402
 from guide import Guide  # noqa: E402
+from leaving_nodes import LeavingNodes, joined  # noqa: E402
 from machines import Machines  # noqa: E402
 from prefect_api import PrefectApi  # noqa: E402
 
@@ -147,6 +148,13 @@ def on(machines: Machines) -> Callable[[str], Host]:
         return hosts[name]
 
     return connect
+
+
+@pytest.fixture(scope="session")
+def leaving(machines: Machines) -> Iterator[LeavingNodes]:
+    """Two nodes beside the others, to be removed and uninstalled; they join together, which takes half as long."""
+    with joined(machines) as nodes:
+        yield nodes
 
 
 @pytest.fixture

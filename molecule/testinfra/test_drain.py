@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from testinfra.host import Host
 On = Callable[[str], Host]
 
 UNIT = "prefect-worker-cpu"
-PROGRAM = "/usr/local/lib/pag-worker/__main__.py"
 MARKER = "/etc/prefect/worker-cpu.drained"
 TAG = "rerun-when-lost"
 
@@ -55,24 +53,12 @@ class Drill:
     api: PrefectApi
     deployment: str
 
-    def create(self, *tags: str) -> str:
-        """Create a run that may begin at once, and return its id."""
-        body = {"state": {"type": "SCHEDULED"}, "tags": list(tags)}
-        return str(self.api.request("POST", f"/deployments/{self.deployment}/create_flow_run", body)["id"])
-
     def start(self, *tags: str) -> str:
         """Start a run and return its id once it is Running."""
-        run = self.create(*tags)
+        body = {"state": {"type": "SCHEDULED"}, "tags": list(tags)}
+        run = str(self.api.request("POST", f"/deployments/{self.deployment}/create_flow_run", body)["id"])
         self.wait_for(run, "Running")
         return run
-
-    def waiting(self) -> int:
-        """Return how many runs no worker has yet."""
-        wanted = {
-            "deployments": {"id": {"any_": [self.deployment]}},
-            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
-        }
-        return int(self.api.request("POST", "/flow_runs/count", wanted))
 
     def get(self, run: str) -> dict[str, Any]:
         """Return what the server knows of a run."""
@@ -227,33 +213,6 @@ def test_a_restart_loses_nothing(drill: Drill, machines: Machines) -> None:
         drill.gate(opened=True)
         restarted.result()
     assert drill.get(run)["state_name"] == "Completed"
-
-
-def test_no_run_begins_with_newer_programs_than_its_worker(drill: Drill, machines: Machines) -> None:
-    drill.gate(opened=True)
-    for name in CPU_WORKERS:
-        machines.ssh(name, f"echo '# Another.' | sudo tee --append {PROGRAM} >/dev/null")
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        play = pool.submit(_play, machines, "main.yml", "--tags", "prefect-worker")
-        runs: list[str] = []
-        # There is always one that may begin.
-        while not play.done():
-            runs += [drill.create() for _ in range(4 - drill.waiting())]
-            time.sleep(0.5)
-        code, output = play.result()
-    assert code == 0, output[-3000:]
-    begun: dict[str, list[float]] = {name: [] for name in CPU_WORKERS}
-    for run in runs:
-        drill.wait_for(run, "Completed", seconds=180)
-        states = drill.api.request("GET", f"/flow_run_states/?flow_run_id={run}")
-        taken = min(state["timestamp"] for state in states if state["type"] == "PENDING")
-        begun[drill.node(run)].append(datetime.fromisoformat(taken.replace("Z", "+00:00")).timestamp())
-    started = f"systemctl show --property=ActiveEnterTimestamp --value --timestamp=us+utc {UNIT}"
-    for name, times in begun.items():
-        replaced = float(machines.ssh(name, f"stat --format=%.9Z {PROGRAM}"))
-        restarted = float(machines.ssh(name, f'date +%s.%N --date "$({started})"'))
-        assert min(times) < replaced < restarted < max(times)
-        assert [moment for moment in times if replaced < moment < restarted] == []
 
 
 def test_runs_of_a_killed_worker_are_not_lost_silently(drill: Drill, machines: Machines) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from cluster_site import CPU_WORKERS, SERVER
 from guide import CONTROLLER, Guide
 from machines import Machines
+from placed_flow import PlacedFlow
 from prefect_api import PrefectApi, worker_of
 from test_flows import expect_in_log
 from test_server import assert_running
@@ -21,6 +23,19 @@ _PYTHONS = {SERVER: "3.11", "pag-worker-1": "3.11", "pag-worker-2": "3.13"}
 _TARGETS = {SERVER: "debian-12-x86_64", "pag-worker-1": "debian-12-x86_64", "pag-worker-2": "debian-13-x86_64"}
 _DEPLOY = "cd pag-software-bundle/ansible && ansible-playbook -i inventory.yml prefect-flow-deployment.yml"
 FLOW = "my-workflow/my_workflow"
+
+# What test_boxes looks for on one release, and each release's systemd does in its own way.
+_KERNEL = """
+import os
+
+from prefect import flow
+
+
+@flow(name="kernel")
+def look() -> None:
+    for path in ("/sys", "/sys/fs/cgroup", "/proc/sys"):
+        assert os.statvfs(path).f_flag & os.ST_RDONLY, path
+"""
 
 
 @pytest.fixture(scope="module")
@@ -74,21 +89,36 @@ def test_deploying_it_again_changes_nothing(machines: Machines) -> None:
     assert re.findall(r"changed=(\d+)", again) == ["0"] * len(CPU_WORKERS), again
 
 
-@pytest.mark.usefixtures("deployed")
-@pytest.mark.parametrize("name", CPU_WORKERS)
-def test_it_runs_on_each_node_with_the_nodes_own_python(machines: Machines, on: On, api: PrefectApi, name: str) -> None:
+@contextmanager
+def _alone(machines: Machines, name: str) -> Iterator[None]:
+    """Have no other worker meanwhile."""
     others = [other for other in CPU_WORKERS if other != name]
     for other in others:
         machines.ssh(other, "sudo systemctl stop prefect-worker-cpu")
     try:
-        run = api.start(FLOW)
-        ended = api.wait(run)
+        yield
     finally:
         for other in others:
             machines.ssh(other, "sudo systemctl start prefect-worker-cpu")
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize("name", CPU_WORKERS)
+def test_it_runs_on_each_node_with_the_nodes_own_python(machines: Machines, on: On, api: PrefectApi, name: str) -> None:
+    with _alone(machines, name):
+        run = api.start(FLOW)
+        ended = api.wait(run)
     assert (ended["state_type"], worker_of(ended)) == ("COMPLETED", name), api.logs(run)
     (environment,) = re.findall(r"/opt/prefect/envs/demo2-[0-9a-f]{12}/env\b(?!/)", expect_in_log(api, run, r"\^__\^"))
     assert on(name).check_output(f"{environment}/bin/python --version").startswith(f"Python {_PYTHONS[name]}.")
+
+
+@pytest.mark.parametrize("name", CPU_WORKERS)
+def test_a_run_changes_nothing_of_the_kernels_on_either_release(machines: Machines, api: PrefectApi, name: str) -> None:
+    flow = PlacedFlow(machines, api, "kernel", _KERNEL, "main.py:look")
+    with flow.deployed(), _alone(machines, name):
+        ended = api.wait(flow.start_with({}))
+    assert (ended["state_type"], worker_of(ended)) == ("COMPLETED", name), ended["state"]
 
 
 def test_what_it_took(guide: Guide, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 
 import pytest
 import snapshot
 from cluster_site import CPU_WORKERS, SERVER
+from leaving_nodes import REMOVED as NODE
 from machines import Machines
-from playbooks import kept_inventory, play, played, write_inventory
+from playbooks import play, played
 from prefect_api import PrefectApi
 
-NODE = "pag-worker-3"
+pytestmark = pytest.mark.usefixtures("leaving")
+
 POOLS = ("cpu-pool", "gpu-pool")
 # Seconds that Ansible waits for a machine that is off.
 SOON = ("-e", "ansible_timeout=4")
 # What running services write by themselves.
 _ALIVE = r"/(opt/prefect/\.prefect|var/(lib|cache)/prefect-|var/lib/nginx)"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def joined(machines: Machines) -> Iterator[None]:
-    """A node that serves both pools, beside the others."""
-    if NODE not in machines.addresses():
-        machines.testbed("add", NODE)
-    with kept_inventory(machines):
-        write_inventory(machines, (*CPU_WORKERS, NODE), {CPU_WORKERS[-1]: "0,1", NODE: "0,7"})
-        played(machines, "main.yml", "--tags", "prefect-worker", "--limit", NODE)
-        yield
 
 
 def _entries(api: PrefectApi) -> list[str]:
