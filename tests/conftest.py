@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ for directory in (REPOSITORY, REPOSITORY / "tests", REPOSITORY / "molecule/testb
         sys.path.insert(0, str(directory))
 
 from counting import Counts  # noqa: E402
+from scenarios import Scenarios  # noqa: E402
 
 _MARKERS = (
     "lint: checks the source, not what it does",
@@ -59,3 +61,20 @@ def pytest_collection_finish() -> None:
 def repository() -> Path:
     """The checkout that is tested."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scenarios(request: pytest.FixtureRequest) -> Iterator[Scenarios]:
+    """The scenarios among the tests that were chosen. Unless they are long, they run beside all other tests."""
+    logs = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pag" / "test-logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    chosen = [
+        str(item.callspec.params["scenario"])
+        for item in request.session.items
+        if hasattr(item, "callspec") and "scenario" in item.callspec.params
+    ]
+    found = Scenarios(chosen, logs)
+    if not found.are_long:
+        found.start()
+    yield found
+    found.stop()
