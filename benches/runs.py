@@ -43,6 +43,7 @@ from cluster_site import secrets_of  # noqa: E402
 from guide import CONTROLLER  # noqa: E402
 from machines import Machines, MachinesError  # noqa: E402
 from prefect_api import ApiError, PrefectApi  # noqa: E402
+from processors import seconds_by_unit  # noqa: E402
 
 _WORKERS = ("pag-worker-1", "pag-worker-2")
 _FLOW, _ENTRYPOINT = "bench-runs/demo1", "main.py:empty"
@@ -53,6 +54,8 @@ _PAG, _PLAIN = "cpu-pool", "bench-plain"
 _SIDES = (_PAG, _PLAIN)
 _BASE = "/opt/prefect/pixi-env/run"
 _MOST_START, _MOST_RATIO, _MOST_BOX = 2.0, 1.3, 0.1
+# What is shown of a run's processor time, in seconds.
+_LEAST_PROCESSORS = 0.005
 _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _PAGE = 200
 # What one run takes at most, of many.
@@ -115,6 +118,8 @@ class Many:
     lost: int
     """Runs that did not complete, or not exactly once."""
     load: float
+    processors: dict[str, float]
+    """Processor seconds for each of them, by unit of the machines."""
 
     @property
     def per_minute(self) -> float:
@@ -306,7 +311,7 @@ def many_runs(bench: Bench, side: str, count: int) -> None:
             runs = set(pool.map(lambda _: bench.create(side), range(count)))
     finally:
         bench.api.request("PATCH", f"/work_pools/{side}", {"is_paused": False})
-    began = time.time()
+    began, before = time.time(), seconds_by_unit(bench.machines.cluster)
     wanted = {"id": {"any_": sorted(runs)}, "state": {"type": {"any_": list(_FINAL)}}}
     patience = time.monotonic() + _PATIENCE_SECONDS * count
     while (ended := bench.api.request("POST", "/flow_runs/count", {"flow_runs": wanted})) < count:
@@ -316,6 +321,8 @@ def many_runs(bench: Bench, side: str, count: int) -> None:
             break
         time.sleep(2)
     print(file=sys.stderr)
+    taken = seconds_by_unit(bench.machines.cluster)
+    taken.subtract(before)
     found = _filtered(bench.api, wanted["id"])
     last = max((_seconds(run["end_time"]) for run in found if run["end_time"]), default=time.time())
     notes = bench.notes()
@@ -323,7 +330,9 @@ def many_runs(bench: Bench, side: str, count: int) -> None:
         histories = dict(zip(sorted(runs), pool.map(bench.states, sorted(runs)), strict=True))
     lost = [run for run in runs if not _once(histories[run], notes.get(run, []))]
     states = dict(Counter(run["state_name"] for run in found))
-    bench.many[side] = Many(count, last - began, states, len(lost), (load + os.getloadavg()[0]) / 2)
+    load = (load + os.getloadavg()[0]) / 2
+    processors = {unit: seconds / count for unit, seconds in taken.most_common()}
+    bench.many[side] = Many(count, last - began, states, len(lost), load, processors)
     for run in lost[:10]:
         types = [state["type"] for state in histories[run]]
         print(f"  lost: {run} was called {len(notes.get(run, []))} times, {types}", file=sys.stderr)
@@ -376,7 +385,26 @@ def table(bench: Bench) -> str:
         what = f"runs a minute, of {bench.many[_PAG].count} and {bench.many[_PLAIN].count}"
         lines.append(f"| {what} | {ours:.1f} | {theirs:.1f} | {ours - theirs:+.1f} | {ours / theirs:.2f} |")
         lines.append(f"| lost, or run twice | {bench.many[_PAG].lost} | {bench.many[_PLAIN].lost} | | |")
+        lines += _processor_lines(bench)
     return "\n".join(lines)
+
+
+def _processor_lines(bench: Bench) -> list[str]:
+    """Return a line for each unit that takes something of the processors for a run, and one for all."""
+    ours, theirs = (bench.many[side].processors for side in _SIDES)
+    lines = [
+        _processor_line(f"… by {unit}", ours.get(unit, 0.0), theirs.get(unit, 0.0))
+        for unit in sorted({*ours, *theirs}, key=lambda unit: -max(ours.get(unit, 0.0), theirs.get(unit, 0.0)))
+        if max(ours.get(unit, 0.0), theirs.get(unit, 0.0)) >= _LEAST_PROCESSORS
+    ]
+    return [
+        _processor_line("processor seconds for each of many runs", sum(ours.values()), sum(theirs.values())),
+        *lines,
+    ]
+
+
+def _processor_line(what: str, ours: float, theirs: float) -> str:
+    return f"| {what} | {ours:.3f} s | {theirs:.3f} s | {ours - theirs:+.3f} s | |"
 
 
 def _spread(values: Sequence[float]) -> str:
