@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -213,6 +214,25 @@ def test_a_restart_loses_nothing(drill: Drill, machines: Machines) -> None:
         drill.gate(opened=True)
         restarted.result()
     assert drill.get(run)["state_name"] == "Completed"
+
+
+def test_a_worker_vouches_for_a_run_as_soon_as_it_begins(drill: Drill) -> None:
+    """Sooner than in its next round, after up to 30 s: who dies before has not been heard of, and is not missed."""
+    drill.gate(opened=False)
+    run = drill.start()
+    wanted = {
+        "event": {"name": ["prefect.flow-run.heartbeat"]},
+        "related": {"id": [f"prefect.worker.process.{drill.node(run)}"]},
+        "resource": {"id": [f"prefect.flow-run.{run}"]},
+    }
+    deadline = time.monotonic() + 10
+    while not (events := drill.api.request("POST", "/events/filter", {"filter": wanted})["events"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    began = drill.get(run)["start_time"]
+    assert datetime.fromisoformat(events[-1]["occurred"]) < datetime.fromisoformat(began) + timedelta(seconds=5)
+    drill.gate(opened=True)
+    drill.wait_for(run, "Completed")
 
 
 def test_runs_of_a_killed_worker_are_not_lost_silently(drill: Drill, machines: Machines) -> None:

@@ -115,6 +115,12 @@ def test_it_vouches_for_its_runs_and_those_that_they_called(
     assert server.heartbeats == ["a", "called", "called-too"]
 
 
+def test_it_vouches_for_a_run_that_begins_and_asks_nothing(server: FakeServer, reports: Reports) -> None:
+    # The server does not know it: it would have no answer to a question.
+    reports.begin("a", "its-name", ["tag"])
+    assert server.heartbeats == ["a"]
+
+
 def test_it_vouches_for_no_run_whose_process_has_ended(server: FakeServer, reports: Reports, record: Record) -> None:
     server.add("a")
     process = subprocess.Popen(["true"])

@@ -59,6 +59,10 @@ class Reports:
         for page in _pages(events):
             self._api.request("POST", "/events", page)
 
+    def begin(self, run: str, name: str, tags: Sequence[str]) -> None:
+        """Vouch for a run whose process has just begun: the server notices from now on when nobody does any more."""
+        self._api.request("POST", "/events", [self._heartbeat({"id": run, "name": name, "tags": tags})])
+
     def restore(self, run: Run) -> bool:
         """Make a run Running again that the server gave up while it could not be told of it; False when it is not so.
 

@@ -72,7 +72,7 @@ class DrainingWorker(ProcessWorker):
         self._stop_seconds = stop_seconds
         self._stopping: float | None = None
         self._ending: str | None = None
-        self._survey_now = asyncio.Event()
+        self._beginnings: set[asyncio.Future[None]] = set()
         self._wake = asyncio.Event()
         self._executing: set[str] = set()
         self._said: str | None = None
@@ -137,9 +137,18 @@ class DrainingWorker(ProcessWorker):
 
         def seen(pid: int) -> None:
             self.record.started(str(flow_run.id), pid)
-            self._survey_now.set()
+            beginning = asyncio.ensure_future(self._begin(flow_run))
+            self._beginnings.add(beginning)
+            beginning.add_done_callback(self._beginnings.discard)
 
         return await super().run(flow_run, configuration, _Started(task_status, seen))
+
+    async def _begin(self, flow_run: Any) -> None:
+        """Vouch for a run at once, and for it alone: all others, and what they called, have their turn anyway."""
+        try:
+            await asyncio.to_thread(self.reports.begin, str(flow_run.id), flow_run.name, flow_run.tags)
+        except Exception as error:  # whatever it is, the run goes on, and has its turn too
+            print(f"The run {flow_run.id} could not be vouched for yet: {error}", flush=True)
 
     def _ended(self, run: str) -> None:
         self.record.end(run)
@@ -169,7 +178,6 @@ class DrainingWorker(ProcessWorker):
     async def look_after_runs(self) -> None:
         """Vouch for the runs, and report those that were lost, until cancelled."""
         while True:
-            self._survey_now.clear()
             try:
                 foreign = await asyncio.to_thread(survey, self.record, self.reports, self.name)
             except Exception as error:  # whatever it is, the runs go on
@@ -179,7 +187,7 @@ class DrainingWorker(ProcessWorker):
                     print(f"The run {entry.id} is another worker's meanwhile: its process here ends.", flush=True)
                     if entry.pid is not None:
                         _signal(entry.pid, signal.SIGKILL)
-            await _wait(self._survey_now, _SURVEY_SECONDS)
+            await asyncio.sleep(_SURVEY_SECONDS)
 
     # Stopping
 
