@@ -8,6 +8,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from machines import MachinesError
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 # From a process's group on the host (cgroup 2): the machine, and the unit there.
 _GROUP = r"^0::/pag-testbed-pag-{cluster}-[^/]+/payload/(?:.*/)?([^/]+\.(?:service|scope))$"
@@ -20,6 +22,8 @@ def seconds_by_unit(cluster: str, processes: Path = Path("/proc")) -> Counter[st
 
     What has ended is counted where it was waited for, as ``UNIT (ended)``: of runs in units of their own, that is
     ``init.scope``, systemd's. The difference between two moments is what was taken in between.
+
+    Raises MachinesError where the host's groups tell no process of the cluster.
     """
     group = re.compile(_GROUP.format(cluster=re.escape(cluster)), re.MULTILINE)
     found: Counter[str] = Counter()
@@ -35,4 +39,8 @@ def seconds_by_unit(cluster: str, processes: Path = Path("/proc")) -> Counter[st
             own, ended = (sum(map(int, fields[first : first + 2])) / _TICKS for first in (11, 13))
             found[unit] += own
             found[f"{unit} (ended)"] += ended
+    if not found:
+        raise MachinesError(
+            f"No process of {cluster} is known by its control group (cgroup 2): what runs take is unknown."
+        )
     return found

@@ -1,7 +1,7 @@
 """Two hundred runs over four GPUs on two nodes, while runs, workers and the server are killed at random.
 
 No GPU is ever two runs' at once, and none is lost. The GPUs are pretended: device files, and a driver's program that
-lists them. ``PAG_GPU_RUNS`` is the number of runs, ``PAG_SEED`` says what is killed and when.
+lists them. ``PAG_GPU_RUNS`` is the number of runs, 200 at most, ``PAG_SEED`` says what is killed and when.
 """
 
 from __future__ import annotations
@@ -143,10 +143,12 @@ def test_no_gpu_is_lost(machines: Machines, flow: PlacedFlow, node: str) -> None
     others = [other for other in NODES if other != node]
     for other in others:
         machines.ssh(other, f"sudo systemctl stop {WORKER}")
-    run = flow.start_with({"seconds": 0, "limited": True}, gpus=len(GPUS))
-    flow.wait_for(run, "Completed", seconds=SLOTS_SECONDS)
-    for other in others:
-        machines.ssh(other, f"sudo systemctl start {WORKER}")
+    try:
+        run = flow.start_with({"seconds": 0, "limited": True}, gpus=len(GPUS))
+        flow.wait_for(run, "Completed", seconds=SLOTS_SECONDS)
+    finally:
+        for other in others:
+            machines.ssh(other, f"sudo systemctl start {WORKER}")
 
 
 @pytest.mark.usefixtures("ended")
