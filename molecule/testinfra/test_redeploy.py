@@ -117,9 +117,15 @@ class Controller:
     machines: Machines
 
     def deploy(self, flow: str, *arguments: str, check: bool = False) -> Played:
-        """Run the playbook with the extra variables *arguments*."""
-        given = [f"flow_dir=~/{FLOWS}/{flow}", *arguments]
-        options = [part for argument in given for part in ("-e", argument)] + (["--check"] if check else [])
+        """Deploy the flow directory *flow* with the extra variables *arguments*."""
+        return self._play(f"flow_dir=~/{FLOWS}/{flow}", *arguments, check=check)
+
+    def deploy_all(self, *arguments: str) -> Played:
+        """Deploy all flow directories in one call."""
+        return self._play(f"flows_dir=~/{FLOWS}", *arguments)
+
+    def _play(self, *arguments: str, check: bool = False) -> Played:
+        options = [part for argument in arguments for part in ("-e", argument)] + (["--check"] if check else [])
         command = f"ansible-playbook -i inventory.yml prefect-flow-deployment.yml {shlex.join(options)}"
         finished = subprocess.run(
             ["ssh", "-F", self.machines.ssh_config, CONTROLLER, f"cd {ANSIBLE} && {command}"],
@@ -322,15 +328,43 @@ def test_the_run_under_way_ends_with_the_old_code(
     assert f"in {changed[1]}, environment" in expect_in_log(api, under_way, "The code is old")
 
 
-def test_a_prefect_yaml_says_what_is_deployed(controller: Controller, api: PrefectApi) -> None:
-    played = controller.deploy(DESCRIBED)
-    assert played.returncode == 0, played.output[-3000:]
+@pytest.fixture(scope="module")
+def together(changed: tuple[Played, str, str], controller: Controller, machines: Machines) -> Played:
+    """How deploying both directories in one call went, where the first one's pack was cut off on its way."""
+    pack = f"{FLOWS}/{FLOW}/packed-env.tar"
+    machines.ssh(CONTROLLER, f"cp {pack} whole.tar && truncate -s 50000 {pack}")
+    played = controller.deploy_all("entrypoint=main.py:my_workflow")
+    machines.ssh(CONTROLLER, f"mv whole.tar {pack}")
+    return played
+
+
+def test_a_pack_that_was_cut_off_is_named_once_and_nothing_comes_of_it(
+    together: Played, changed: tuple[Played, str, str], machines: Machines, api: PrefectApi
+) -> None:
+    assert together.returncode != 0
+    last = together.output.partition("Name the flows that were not deployed")[2]
+    message = " ".join(last.partition("msg: ")[2].split())
+    assert message.count(f"{FLOW}: ") == 1, last
+    assert "is cut short: " in message, last
+    assert _deployment(api)["path"] == changed[2]
+    for name in CPU_WORKERS:
+        machines.ssh(name, f"test -e {changed[2]}/.complete")
+    with pytest.raises(ApiError):
+        _deployment(api, f"{FLOW}/my_workflow")
+
+
+def test_the_other_flow_is_deployed_as_its_prefect_yaml_says(
+    together: Played, machines: Machines, api: PrefectApi
+) -> None:
+    assert "2 of 2 flows changed" in together.output
     scheduled = _deployment(api, "described/scheduled")
     assert [schedule["schedule"] for schedule in scheduled["schedules"]] == [
         {"cron": CRON, "timezone": "Europe/Berlin", "day_or": True}
     ]
     assert (scheduled["parameters"], scheduled["tags"]) == ({"first": 40, "second": 2}, ["sums"])
     assert (scheduled["description"], scheduled["work_pool_name"]) == ("Adds in leap years.", "cpu-pool")
+    for name in CPU_WORKERS:
+        machines.ssh(name, f"test -e {scheduled['path']}/.complete")
     by_hand = _deployment(api, "described-too/by_hand")
     assert (by_hand["schedules"], by_hand["parameters"], by_hand["work_pool_name"]) == ([], {}, "gpu-pool")
     runs = {"The sum is 42": "described/scheduled", "Hello, nobody": "described-too/by_hand"}

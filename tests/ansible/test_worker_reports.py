@@ -117,7 +117,7 @@ def test_it_vouches_for_its_runs_and_those_that_they_called(
 
 def test_it_vouches_for_a_run_that_begins_and_asks_nothing(server: FakeServer, reports: Reports) -> None:
     # The server does not know it: it would have no answer to a question.
-    reports.begin("a", "its-name", ["tag"])
+    reports.vouch_for_new("a", "its-name", ["tag"])
     assert server.heartbeats == ["a"]
 
 

@@ -59,7 +59,7 @@ class Reports:
         for page in _pages(events):
             self._api.request("POST", "/events", page)
 
-    def begin(self, run: str, name: str, tags: Sequence[str]) -> None:
+    def vouch_for_new(self, run: str, name: str, tags: Sequence[str]) -> None:
         """Vouch for a run whose process has just begun: the server notices from now on when nobody does any more."""
         self._api.request("POST", "/events", [self._heartbeat({"id": run, "name": name, "tags": tags})])
 

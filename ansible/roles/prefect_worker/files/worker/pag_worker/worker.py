@@ -146,7 +146,7 @@ class DrainingWorker(ProcessWorker):
     async def _begin(self, flow_run: Any) -> None:
         """Vouch for a run at once, and for it alone: all others, and what they called, have their turn anyway."""
         try:
-            await asyncio.to_thread(self.reports.begin, str(flow_run.id), flow_run.name, flow_run.tags)
+            await asyncio.to_thread(self.reports.vouch_for_new, str(flow_run.id), flow_run.name, flow_run.tags)
         except Exception as error:  # whatever it is, the run goes on, and has its turn too
             print(f"The run {flow_run.id} could not be vouched for yet: {error}", flush=True)
 
