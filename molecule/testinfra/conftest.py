@@ -24,6 +24,7 @@ from guide import Guide  # noqa: E402
 from leaving_nodes import LeavingNodes, joined  # noqa: E402
 from machines import Machines  # noqa: E402
 from prefect_api import PrefectApi  # noqa: E402
+from scenario_log import write_with  # noqa: E402
 
 SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
 
@@ -87,6 +88,12 @@ _SCENARIOS = {
     "test_uninstall": ("operations",),
     "test_site_certificate": ("long-fuzz",),
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is not None:
+        write_with(capture.global_and_fixture_disabled)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +11,7 @@ import snapshot
 from guide import CONTROLLER
 from machines import Machines
 from playbooks import Result, command, play
+from scenario_log import report
 
 _LOG = "killed.log"
 _PID = "killed.pid"
@@ -125,8 +124,3 @@ def different(before: snapshot.Contents, after: snapshot.Contents) -> list[str]:
     for line in lines[:_SHOWN]:
         report(line)
     return lines
-
-
-def report(text: str) -> None:
-    """Say something that a long test found out."""
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from guide import Guide, Outcome
+from scenario_log import report
 
 _MAIN = ("controller-server", "controller-worker")
 # What Ansible's modules weigh on their way to a node: measured at 180 to 252 kB for each task that ran, with its loop.
@@ -55,11 +56,9 @@ def test_the_flow_playbook_prints_the_deployments_name(guide: Guide) -> None:
     assert "my-workflow/my_workflow" in _of(guide, "controller-flows", check=False)[0].output
 
 
-def test_figures_are_there_to_read(guide: Guide, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_are_there_to_read(guide: Guide) -> None:
     """Print what each block took; how fast it must be is nothing that a busy machine can decide."""
-    with capsys.disabled():
-        print()
-        for outcome in guide.outcomes():
-            what = f"{outcome.block}{' --check' if outcome.check else ''}"
-            print(f"  {what}: {outcome.seconds:.1f} s, {outcome.received / 1e6:.1f} MB received")
+    for outcome in guide.outcomes():
+        what = f"{outcome.block}{' --check' if outcome.check else ''}"
+        report(f"{what}: {outcome.seconds:.1f} s, {outcome.received / 1e6:.1f} MB received")
     assert guide.outcomes()

@@ -12,6 +12,7 @@ import pytest
 from cluster_site import SERVER
 from guide import CONTROLLER
 from machines import Machines
+from scenario_log import report
 from testinfra.host import Host
 
 On = Callable[[str], Host]
@@ -60,7 +61,7 @@ def test_a_clean_cluster_is_clean(machines: Machines) -> None:
         assert machine["environments"] >= 1, name
         assert machine["carried"] > 0, name
         assert machine["files"] > 5000, name
-        print(f"{name}: {machine['files']} files in {machine['seconds']} s")
+        report(f"{name}: {machine['files']} files in {machine['seconds']} s")
     assert outcome.report["not_audited"] == []
     assert _changed(outcome.output) == []
     assert "all as they should be" in outcome.output

@@ -15,6 +15,7 @@ from cluster_site import SERVER, Secrets
 from machines import Machines
 from playbooks import CONTROLLER, Result, play, replace_machine, run
 from prefect_api import PrefectApi
+from scenario_log import report
 from testinfra.host import Host
 
 DIRECTORY = "/var/backups/pag"
@@ -167,7 +168,7 @@ def restored(made: Made, machines: Machines) -> Result:
     """How restoring onto an empty machine went, after the server was destroyed."""
     replace_machine(machines, SERVER)
     played = play(machines, "restore.yml", "-e", "backup=latest")
-    print(f"restore onto an empty machine: {played.seconds} s")
+    report(f"restore onto an empty machine: {played.seconds} s")
     return played
 
 

@@ -21,6 +21,7 @@ from cluster_site import CPU_WORKERS, SERVER, Secrets
 from guide import CONTROLLER, Guide, Outcome
 from machines import Machines
 from prefect_api import PrefectApi
+from scenario_log import report
 from test_flows import expect_in_log
 from test_mixed import FLOW
 from testinfra.host import Host
@@ -187,16 +188,15 @@ def test_have_is_small_and_names_nobody(have: Path, site: Site, secrets: Secrets
 # --- Building what it lacks
 
 
-def test_a_dry_run_says_what_would_travel(site: Site, have: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_says_what_would_travel(site: Site, have: Path) -> None:
     output = site.directory / "dry" / delta.ARCHIVE
     finished = delta.build(site.checkout, [*_TARGETS, "--dry-run", "--output", output])
     assert finished.returncode == 0, finished.stdout
     assert not output.exists()
-    with capsys.disabled():
-        print(f"\n{finished.stdout}")
+    report(finished.stdout)
 
 
-def test_only_what_changed_travels(site: Site, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_what_changed_travels(site: Site, plain: Path) -> None:
     listing = subprocess.run(["tar", "-tzf", plain], check=True, capture_output=True, text=True).stdout.splitlines()
     packages = {Path(name).name for name in listing if re.search(r"\.(whl|conda|deb)$", name)}
     assert packages == {_wheel(delta.BASE_PACKAGE), _wheel(delta.FLOW_PACKAGE)}
@@ -206,16 +206,12 @@ def test_only_what_changed_travels(site: Site, plain: Path, capsys: pytest.Captu
         capture_output=True,
     ).stdout
     size = sum(map(int, changed.split()))
-    with capsys.disabled():
-        # Only told: the flow's texts are counted as they are, and travel compressed. benches/bundle.py has the bound.
-        print(f"\n  delta of two wheels and a flow: {plain.stat().st_size} bytes; those themselves are {size}")
+    # Only told: the flow's texts are counted as they are, and travel compressed. benches/bundle.py has the bound.
+    report(f"delta of two wheels and a flow: {plain.stat().st_size} bytes; those themselves are {size}")
 
 
-def test_volumes_are_smaller_than_asked_and_have_an_index(
-    volumes: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with capsys.disabled():
-        print(f"\n  delta with the distribution's updates: {_sizes(volumes)} bytes in {len(volumes)} volumes")
+def test_volumes_are_smaller_than_asked_and_have_an_index(volumes: list[Path]) -> None:
+    report(f"delta with the distribution's updates: {_sizes(volumes)} bytes in {len(volumes)} volumes")
     assert len(volumes) >= 3
     assert max(path.stat().st_size for path in volumes) < 1024**2
     subprocess.run(
@@ -415,7 +411,7 @@ def test_the_audit_finds_nothing(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("updated")
-def test_pruning_says_first_what_it_would_remove(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pruning_says_first_what_it_would_remove(site: Site) -> None:
     listing = "sudo find /opt/pag -type f"
     # What a kept version of a flow needs stays as long as that.
     wheel = re.compile(rf"{delta.BASE_PACKAGE.name}-[0-9.]+-py3")
@@ -437,8 +433,7 @@ def test_pruning_says_first_what_it_would_remove(site: Site, capsys: pytest.Capt
     assert set(site.do(listing).split()) == before
     pruned = _playbook(site, "prune.yml", "-e", "keep_bundles=1")
     (summary,) = re.findall(r"\d+ files were removed, .*freed", pruned)
-    with capsys.disabled():
-        print(f"\n  {summary}")
+    report(summary)
     assert summary.replace("were", "would be") in said
     gone = {Path(path).name for path in before - set(site.do(listing).split()) if path.endswith(".whl")}
     # The other package's old version stays: it is in environments that did not change.
@@ -451,9 +446,7 @@ def test_the_whole_still_runs(api: PrefectApi) -> None:
     assert api.wait(run)["state_type"] == "COMPLETED", api.logs(run)
 
 
-def test_what_it_took(guide: Guide, capsys: pytest.CaptureFixture[str]) -> None:
-    with capsys.disabled():
-        print()
-        for outcome in guide.outcomes():
-            print(f"  {outcome.block}: {outcome.seconds:.1f} s, {outcome.received / 1e6:.1f} MB received")
+def test_what_it_took(guide: Guide) -> None:
+    for outcome in guide.outcomes():
+        report(f"{outcome.block}: {outcome.seconds:.1f} s, {outcome.received / 1e6:.1f} MB received")
     assert readme.commands("bootstrapper-delta")

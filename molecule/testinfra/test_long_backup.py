@@ -18,6 +18,7 @@ from machines import Machines
 from old_runs import OldRuns
 from playbooks import CONTROLLER, DIRECTORY, Result, play, replace_machine, run
 from prefect_api import PrefectApi
+from scenario_log import report
 
 BACKUPS = "/var/backups/pag"
 WORKER = "pag-worker-1"
@@ -53,8 +54,8 @@ def test_retention_of_200_000_log_entries_and_5_000_runs(machines: Machines) -> 
     old_runs.insert(runs=5000, logs=200_000, days=30)
     refilled = old_runs.state()
     for moment, state in {"before": before, "after": after, "vacuumed": emptied, "refilled": refilled}.items():
-        print(f"retention, {moment}: {json.dumps(state)}")
-    print(f"retention: {seconds:.0f} s")
+        report(f"retention, {moment}: {json.dumps(state)}")
+    report(f"retention: {seconds:.0f} s")
     # What was freed is used again; indexes over random ids are not as dense the second time.
     assert refilled["log_bytes"] < before["log_bytes"] * 1.5
 
@@ -62,7 +63,7 @@ def test_retention_of_200_000_log_entries_and_5_000_runs(machines: Machines) -> 
 def test_a_backup_of_that(machines: Machines) -> None:
     played = play(machines, "backup.yml", "-e", "backup_fetch=true")
     assert played.returncode == 0, played.output[-3000:]
-    print(" ".join(re.findall(r"msg: (.*?)\n\n", played.output, re.DOTALL)))
+    report(" ".join(re.findall(r"msg: (.*?)\n\n", played.output, re.DOTALL)))
 
 
 def test_killed_at_random_moments(machines: Machines) -> None:
@@ -155,7 +156,7 @@ def new_controller(machines: Machines) -> Result:
         machines,
         f"cd {DIRECTORY} && ansible-playbook -i localhost, restore-controller.yml -e archive=$HOME/controller.tar",
     )
-    print(f"controller's archive put back in {put.seconds} s")
+    report(f"controller's archive put back in {put.seconds} s")
     return put
 
 
@@ -196,6 +197,6 @@ def test_a_server_at_another_address(machines: Machines, secrets: Secrets) -> No
     replace_machine(machines, SERVER, new_address=True)
     played = play(machines, "restore.yml", "-e", "backup=latest")
     assert played.returncode == 0, played.output[-3000:]
-    print(f"restore of the large database onto an empty machine: {played.seconds} s")
+    report(f"restore of the large database onto an empty machine: {played.seconds} s")
     assert _api(machines, secrets, lambda api: server_contents.read(api, [])) == expected
     assert _runs(machines, secrets) == "COMPLETED"

@@ -12,6 +12,7 @@ from guide import CONTROLLER
 from machines import Machines, MachinesError
 from placed_flow import PlacedFlow
 from prefect_api import PrefectApi, worker_of
+from scenario_log import report
 
 # So that twenty runs can be under way at the same time.
 _LIMIT = 10
@@ -51,13 +52,12 @@ def faults(machines: Machines, secrets: Secrets) -> Iterator[Faults]:
 
 
 @pytest.fixture
-def seen(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+def seen(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Say what was seen, with the seconds since the test began, into the scenario's log."""
     began = time.monotonic()
 
     def say(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n  {request.node.name}: {time.monotonic() - began:4.0f} s  {text}", flush=True)
+        report(f"{request.node.name}: {time.monotonic() - began:4.0f} s  {text}")
 
     return say
 

@@ -19,6 +19,7 @@ from cluster_site import CPU_WORKERS, Secrets
 from guide import CONTROLLER
 from machines import Machines
 from prefect_api import PrefectApi
+from scenario_log import report
 from test_flow_versions import ANSIBLE, REPOSITORY, Played, play, versions_on
 from test_flows import expect_in_log
 
@@ -111,15 +112,14 @@ def deployed(flows: None, machines: Machines) -> tuple[Played, float]:
 
 
 def test_a_directory_is_deployed_in_one_call(
-    deployed: tuple[Played, float], machines: Machines, api: PrefectApi, capsys: pytest.CaptureFixture[str]
+    deployed: tuple[Played, float], machines: Machines, api: PrefectApi
 ) -> None:
     played, seconds = deployed
     assert played.returncode == 0, played.output[-3000:]
     for name in NAMES:
         runs_with(api, name, "first")
     again, short = deploy_all(machines)
-    with capsys.disabled():
-        print(f"\n  {COUNT} new flows: {seconds:.0f} s; as they were: {short:.1f} s, {again.received / 1e6:.1f} MB")
+    report(f"{COUNT} new flows: {seconds:.0f} s; as they were: {short:.1f} s, {again.received / 1e6:.1f} MB")
     assert (again.returncode, again.changes) == (0, 0), again.output[-3000:]
     assert "Deploy the flow that" not in again.output
     assert f"0 of {COUNT} flows changed" in again.output
@@ -194,9 +194,7 @@ def killed(machines: Machines, seconds: float, playbook: str, *arguments: str) -
 
 
 @pytest.mark.usefixtures("deployed")
-def test_a_killed_deployment_and_removal_can_be_repeated(
-    machines: Machines, api: PrefectApi, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_killed_deployment_and_removal_can_be_repeated(machines: Machines, api: PrefectApi) -> None:
     name = NAMES[-1]
     seed = time.time_ns() % 10**6
     chance = random.Random(seed)  # noqa: S311 (moments, no secrets)
@@ -223,7 +221,6 @@ def test_a_killed_deployment_and_removal_can_be_repeated(
         for worker in CPU_WORKERS:
             assert machines.ssh(worker, f"ls -dA /opt/prefect/flows/{name} /opt/prefect/envs/*{name}-* || true") == ""
         assert deploy(machines, name).returncode == 0
-    with capsys.disabled():
-        print(f"\n  seed {seed}, killed after {', '.join(f'{moment:.1f}' for moment in moments)} s")
+    report(f"seed {seed}, killed after {', '.join(f'{moment:.1f}' for moment in moments)} s")
     record = machines.ssh(CONTROLLER, f"cat /opt/pag/flows/{name}/my_workflow/current/record.json")
     assert json.loads(record)["full_name"] == f"{name}/my_workflow"

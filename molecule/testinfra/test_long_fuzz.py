@@ -27,6 +27,7 @@ from hostile import CLOSED, OPEN, at_random, made_by_hand
 from machines import Machines
 from prefect_api import PrefectApi
 from raw_http import Answer, Door, answers, closing_code, converse, login_header
+from scenario_log import report
 from testinfra.host import Host
 
 On = Callable[[str], Host]
@@ -136,12 +137,11 @@ def judge(door: Door, on: On) -> Judge:
     return Judge(public | {sha256(text).hexdigest() for text in (settings.body, b"true", READY)}, pages)
 
 
-def _report(capsys: pytest.CaptureFixture[str], what: str, judged: Judge) -> None:
+def _report(what: str, judged: Judge) -> None:
     statuses = ", ".join(f"{count} times {status}" for status, count in sorted(judged.statuses.items()))
-    with capsys.disabled():
-        print(f"\n  {what}: {statuses}")
-        for asked, count in judged.errors.most_common():
-            print(f"    500 of the server's own, {count} times: {asked}")
+    report(f"{what}: {statuses}")
+    for asked, count in judged.errors.most_common():
+        report(f"500 of the server's own, {count} times: {asked}")
 
 
 def _complaints(door: Door, judged: Judge, requests: Iterable[tuple[str, bytes]]) -> list[str]:
@@ -160,16 +160,14 @@ def test_with_the_login_the_canary_can_be_seen(door: Door, secrets: Secrets) -> 
     assert CANARY.encode() in door.ask("POST", "/api/variables/filter", headers=login, body=b"{}").body
 
 
-def test_hostile_requests_get_nothing(door: Door, judge: Judge, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_requests_get_nothing(door: Door, judge: Judge) -> None:
     judged = Judge(judge.public, judge.pages)
     complaints = _complaints(door, judged, made_by_hand())
-    _report(capsys, "made by hand", judged)
+    _report("made by hand", judged)
     assert complaints == []
 
 
-def test_requests_of_random_tricks_get_nothing(
-    door: Door, judge: Judge, secrets: Secrets, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_requests_of_random_tricks_get_nothing(door: Door, judge: Judge, secrets: Secrets) -> None:
     judged, chance = Judge(judge.public, judge.pages), random.Random(SEED)  # noqa: S311 (requests, no secrets)
     schema = door.ask("GET", "/api/openapi.json", headers=[login_header(secrets.basic_auth)])
     paths = [*CLOSED, *OPEN, *(f"/api{path}" for path in json.loads(schema.body)["paths"])]
@@ -180,7 +178,7 @@ def test_requests_of_random_tricks_get_nothing(
             yield at_random(chance, paths)
 
     complaints = _complaints(door, judged, requests())
-    _report(capsys, f"random tricks, seed {SEED}", judged)
+    _report(f"random tricks, seed {SEED}", judged)
     assert complaints == []
 
 
@@ -216,13 +214,10 @@ def test_events_are_not_taken_without_the_login(door: Door, api: PrefectApi) -> 
     assert api.request("POST", "/events/filter", query)["events"] == []
 
 
-def test_a_fuzzer_without_the_login_gets_nothing(
-    door: Door, judge: Judge, secrets: Secrets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fuzzer_without_the_login_gets_nothing(door: Door, judge: Judge, secrets: Secrets, tmp_path: Path) -> None:
     schema = door.ask("GET", "/api/openapi.json", headers=[login_header(secrets.basic_auth)]).body
     fuzzed = fuzz(door, schema, tmp_path, seconds=SECONDS // 5, seed=SEED, canary=CANARY)
-    with capsys.disabled():
-        print(f"\n  the fuzzer without the login, seed {SEED}: {_counts(fuzzed.statuses)}")
+    report(f"the fuzzer without the login, seed {SEED}: {_counts(fuzzed.statuses)}")
     assert fuzzed.returncode in {0, 1}, fuzzed.output[-3000:]
     assert len(fuzzed.answers) > 100, fuzzed.output[-3000:]
     complaints = [
@@ -237,18 +232,15 @@ def test_a_fuzzer_without_the_login_gets_nothing(
     assert complaints == []
 
 
-def test_a_fuzzer_with_the_login_stops_nothing(
-    door: Door, secrets: Secrets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fuzzer_with_the_login_stops_nothing(door: Door, secrets: Secrets, tmp_path: Path) -> None:
     schema = door.ask("GET", "/api/openapi.json", headers=[login_header(secrets.basic_auth)]).body
     seconds = SECONDS - 2 * (SECONDS // 5)
     fuzzed = fuzz(door, schema, tmp_path, seconds=seconds, seed=SEED, canary=CANARY, login=secrets.basic_auth)
     errors = Counter((answer["operation"], answer["status"]) for answer in fuzzed.answers if answer["status"] >= 500)
-    with capsys.disabled():
-        operations = len({answer["operation"] for answer in fuzzed.answers})
-        print(f"\n  the fuzzer with the login, seed {SEED}: {operations} operations, {_counts(fuzzed.statuses)}")
-        for (operation, status), count in errors.most_common():
-            print(f"    {status} of the server's own, {count} times: {operation}")
+    operations = len({answer["operation"] for answer in fuzzed.answers})
+    report(f"the fuzzer with the login, seed {SEED}: {operations} operations, {_counts(fuzzed.statuses)}")
+    for (operation, status), count in errors.most_common():
+        report(f"{status} of the server's own, {count} times: {operation}")
     assert fuzzed.returncode in {0, 1}, fuzzed.output[-3000:]
     assert any(200 <= status < 300 for status in fuzzed.statuses), fuzzed.output[-3000:]
     assert 401 not in fuzzed.statuses

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from cluster_site import CPU_WORKERS, SERVER, Secrets
 from faults import FINAL, eventually
-from killed_playbooks import report
 from leases import MAIN, by_gpu, given_twice, leases, make_place, shortest_gap
 from machines import Machines
 from placed_flow import PlacedFlow
 from playbooks import played, write_inventory
 from prefect_api import PrefectApi, worker_of
 from random_kills import RandomKills
+from scenario_log import report
 from test_gpus import LOCKS
 
 RUNS = int(os.environ.get("PAG_GPU_RUNS", "200"))

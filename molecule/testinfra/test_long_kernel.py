@@ -16,6 +16,7 @@ from machines import Machines
 from placed_flow import PlacedFlow
 from playbooks import played
 from prefect_api import PrefectApi
+from scenario_log import report
 from testinfra.host import Host
 
 WORKER = "pag-worker-1"
@@ -158,10 +159,9 @@ def _processor_seconds(worker: Host, unit: str) -> float:
     return int(dict(line.split() for line in said.splitlines())["usage_usec"]) / 1e6
 
 
-def test_the_worker_has_a_kernel_of_its_own(worker: Host, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_worker_has_a_kernel_of_its_own(worker: Host) -> None:
     kernel, runs_on = worker.check_output("uname -r"), worker.check_output("systemd-detect-virt")
-    with capsys.disabled():
-        print(f"\n{WORKER} has Linux {kernel}, and runs on {'KVM' if runs_on == 'kvm' else f'{runs_on}, emulated'}.")
+    report(f"{WORKER} has Linux {kernel}, and runs on {'KVM' if runs_on == 'kvm' else f'{runs_on}, emulated'}.")
     assert kernel != platform.release()
     types = worker.check_output("findmnt --noheadings --raw --output=FSTYPE --submounts /sys/fs/cgroup").split()
     assert types == ["cgroup2"]

@@ -16,10 +16,11 @@ import pytest
 import snapshot
 from cluster_site import CPU_WORKERS, SERVER, Secrets
 from guide import CONTROLLER
-from killed_playbooks import Killer, different, finish, report, state, tasks_of
+from killed_playbooks import Killer, different, finish, state, tasks_of
 from machines import Machines
 from playbooks import DIRECTORY, write_inventory
 from prefect_api import PrefectApi
+from scenario_log import report
 
 KILLS = int(os.environ.get("PAG_KILLS", "10"))
 NODES = (SERVER, *CPU_WORKERS)

@@ -13,6 +13,7 @@ from guide import CONTROLLER, Guide
 from machines import Machines
 from placed_flow import PlacedFlow
 from prefect_api import PrefectApi, worker_of
+from scenario_log import report
 from test_flows import expect_in_log
 from test_server import assert_running
 from testinfra.host import Host
@@ -121,9 +122,7 @@ def test_a_run_changes_nothing_of_the_kernels_on_either_release(machines: Machin
     assert (ended["state_type"], worker_of(ended)) == ("COMPLETED", name), ended["state"]
 
 
-def test_what_it_took(guide: Guide, capsys: pytest.CaptureFixture[str]) -> None:
-    with capsys.disabled():
-        print()
-        for outcome in guide.outcomes():
-            print(f"  {outcome.block}: {outcome.seconds:.1f} s, {outcome.received / 1e6:.1f} MB received")
+def test_what_it_took(guide: Guide) -> None:
+    for outcome in guide.outcomes():
+        report(f"{outcome.block}: {outcome.seconds:.1f} s, {outcome.received / 1e6:.1f} MB received")
     assert all(outcome.returncode == 0 for outcome in guide.outcomes())

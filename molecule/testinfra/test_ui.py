@@ -15,6 +15,7 @@ from cluster_site import Secrets
 from machines import Machines
 from netlog import Traffic
 from prefect_api import PrefectApi
+from scenario_log import report
 
 POOLS = ("cpu-pool", "gpu-pool")
 FLOWS = ("demo1", "my-workflow", "demo3")
@@ -102,9 +103,8 @@ def test_no_page_is_broken_by_the_policy(visit: Visit) -> None:
     assert [error for error in visit.uncaught if "Uncaught" in error] == []
 
 
-def test_no_other_host_is_asked(visit: Visit, capsys: pytest.CaptureFixture[str]) -> None:
-    with capsys.disabled():
-        print(f"\nThe browser {visit.traffic}; its policy kept in {', '.join(sorted(visit.kept_in)) or 'nothing'}.")
+def test_no_other_host_is_asked(visit: Visit) -> None:
+    report(f"The browser {visit.traffic}; its policy kept in {', '.join(sorted(visit.kept_in)) or 'nothing'}.")
     assert "localhost" in visit.traffic.requested
     assert visit.traffic.outside == []
 

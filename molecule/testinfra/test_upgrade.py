@@ -14,6 +14,7 @@ from cluster_site import CPU_WORKERS, GPU_WORKERS, SERVER, Secrets
 from guide import CONTROLLER, Guide
 from machines import Machines
 from prefect_api import PrefectApi
+from scenario_log import report
 from steady_runs import SteadyRuns, played, start_times
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -114,11 +115,10 @@ def test_only_what_runs_prefect_was_restarted(upgrade: Upgrade) -> None:
     assert {service for service, time in upgrade.after.items() if time != upgrade.before[service]} == _PREFECT
 
 
-def test_no_run_was_lost(upgrade: Upgrade, runs: SteadyRuns, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_run_was_lost(upgrade: Upgrade, runs: SteadyRuns) -> None:
     assert runs.lost() == {}
     assert upgrade.older in runs.api.logs(runs.runs[0])
-    with capsys.disabled():
-        print(f"\n  upgrade.yml took {upgrade.seconds:.0f} s; {len(runs.runs)} runs meanwhile, none was lost")
+    report(f"upgrade.yml took {upgrade.seconds:.0f} s; {len(runs.runs)} runs meanwhile, none was lost")
 
 
 @pytest.mark.usefixtures("upgrade")
