@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
@@ -73,8 +74,9 @@ class PrefectApi:
             with opener.open(request, timeout=self._timeout) as response:
                 content = response.read()
         except HTTPError as error:
-            raise self._refusal(method, path, error.code, error.read()) from error
-        except (URLError, OSError) as error:
+            raise self._refusal(method, path, error.code, _rest(error)) from error
+        # HTTPException: an answer that was cut off, or is none.
+        except (URLError, OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise PrefectUnreachableError(
                 f"The Prefect server at {self._url} does not answer ({reason}): look at prefect-server.service on the "
@@ -137,6 +139,14 @@ def quoted(name: str) -> str:
 def differences(wanted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """Return the entries of *wanted* that *found* does not have in the same way."""
     return {key: value for key, value in wanted.items() if found.get(key) != value}
+
+
+def _rest(error: HTTPError) -> bytes:
+    """Return what came with a refusal; nothing when it was cut off."""
+    try:
+        return bytes(error.read())
+    except (OSError, HTTPException):
+        return b""
 
 
 def _detail(content: bytes) -> str:

@@ -51,6 +51,12 @@ class Record:
         for entry in self.unsettled():
             self.lose(entry.id)
 
+    def probe(self) -> None:
+        """Raise OSError when nothing can be recorded now, as on a full disk."""
+        probe = self._runs / ".probe"
+        probe.write_text("a record", encoding="utf-8")
+        probe.unlink()
+
     def begin(self, run: str, name: str) -> None:
         """Record that the worker takes a run."""
         self._write(Entry(run, name, since=time.time()))

@@ -66,6 +66,7 @@ _IN_ALL_SCENARIOS = ("test_escapes",)
 _SCENARIOS = {
     "test_boxes": ("default", "long-kernel"),
     "test_server": ("default", "conda", "mixed"),
+    "test_worker_survives": ("conda",),
     "test_environments": ("default", "conda"),
     "test_flows": ("default", "conda"),
     "test_mirror": ("default", "conda"),

@@ -94,7 +94,24 @@ def test_the_environment_is_what_the_worker_gives_without_its_own() -> None:
         "HOME": home,
         "PREFECT_HOME": f"{home}/.prefect",
         "PREFECT_LOCAL_STORAGE_PATH": "/opt/prefect/storage/demo2",
+        "PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS": "true",
     }
+
+
+def test_variables_that_would_act_on_the_client_come_back_to_the_run() -> None:
+    given = {"PAG_RUN_LD_LIBRARY_PATH": "/opt/cuda", "LD_LIBRARY_PATH": "/the/workers", "PAG_RUN_HOME": "/root"}
+    environment = environment_of(_box(), given)
+    assert environment["LD_LIBRARY_PATH"] == "/opt/cuda"
+    assert environment["HOME"].startswith("/opt/prefect/runs/")
+
+
+def test_a_gpu_that_is_claimed_without_its_lock_is_refused(tmp_path: Path) -> None:
+    request = read_request([b"/tmp", b"--gpu=0", b"--", b"true"], [])
+    with (tmp_path / "0.lock").open("w") as lock, (tmp_path / "1.lock").open("w") as other:
+        broker.check_leases(request, [lock.fileno()], tmp_path)
+        for files in ([], [other.fileno()], [lock.fileno(), other.fileno()]):
+            with pytest.raises(broker.RefusedError, match="has not leased the GPUs 0"):
+                broker.check_leases(request, files, tmp_path)
 
 
 def test_values_are_quoted_for_systemd() -> None:

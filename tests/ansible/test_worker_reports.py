@@ -61,7 +61,8 @@ class FakeServer:
             if "id" in asked:
                 return [dict(self.runs[name]) for name in asked["id"]["any_"] if name in self.runs]
             parents, types = asked["parent_flow_run_id"]["any_"], asked["state"]["type"]["any_"]
-            return [run for run in self.runs.values() if run["parent"] in parents and run["state_type"] in types]
+            found = [run for run in self.runs.values() if run["parent"] in parents and run["state_type"] in types]
+            return found[body["offset"] : body["offset"] + body["limit"]]
         if path.startswith("/flow_run_states/"):
             return list(self.states[path.partition("=")[2]])
         assert (method, body["force"]) == ("POST", True)
@@ -131,14 +132,61 @@ def test_it_vouches_for_no_run_whose_process_has_ended(server: FakeServer, repor
     assert server.heartbeats == []
 
 
-@pytest.mark.parametrize("state", ["COMPLETED", "FAILED", "CANCELLED", "PAUSED"])
-def test_it_vouches_for_no_run_that_has_ended_or_stands_still(
-    server: FakeServer, reports: Reports, record: Record, state: str
-) -> None:
+@pytest.mark.parametrize("state", ["COMPLETED", "FAILED", "CANCELLED"])
+def test_it_vouches_for_no_run_that_has_ended(server: FakeServer, reports: Reports, record: Record, state: str) -> None:
     server.add("a", state)
     _under_way(record, "a")
     survey(record, reports, "node-1")
     assert (server.heartbeats, server.runs["a"]["state_type"]) == ([], state)
+
+
+@pytest.mark.parametrize(("suspended", "heartbeats"), [(False, ["a", "called"]), (True, [])])
+def test_it_vouches_for_a_run_that_waits_for_an_approval_and_not_for_a_suspended_one(
+    server: FakeServer, reports: Reports, record: Record, suspended: bool, heartbeats: list[str]
+) -> None:
+    server.add("a")
+    server.say("a", "PAUSED", state_details={"pause_reschedule": suspended})
+    server.add("called", parent="a", deployment_id=None)
+    server.say("called", "PAUSED", state_details={"pause_reschedule": False})
+    _under_way(record, "a")
+    survey(record, reports, "node-1")
+    assert (server.heartbeats, server.runs["a"]["state_type"]) == (heartbeats, "PAUSED")
+
+
+def test_a_run_that_was_given_up_while_it_waited_for_an_approval_waits_for_it_again(
+    server: FakeServer, reports: Reports, record: Record
+) -> None:
+    server.add("a")
+    details = {"pause_reschedule": False, "pause_key": "approval"}
+    server.say("a", "PAUSED", name="Paused", state_details=details)
+    server.say("a", "CRASHED", SILENCE)
+    server.say("a", "SCHEDULED", "Lost: scheduled again, as its tag says.")
+    _under_way(record, "a")
+    survey(record, reports, "node-1")
+    assert server.state("a")[0] == "PAUSED"
+    assert server.runs["a"]["state"]["state_details"] == details
+
+
+def test_a_run_that_waited_for_an_approval_when_its_worker_was_killed_is_lost(
+    server: FakeServer, reports: Reports, record: Record
+) -> None:
+    server.add("a")
+    server.say("a", "PAUSED", state_details={"pause_reschedule": False})
+    _lost(record, "a")
+    survey(record, reports, "node-1")
+    assert server.runs["a"]["state_type"] == "CRASHED"
+
+
+def test_it_vouches_for_more_called_runs_than_the_server_gives_at_once(
+    server: FakeServer, reports: Reports, record: Record
+) -> None:
+    server.add("a")
+    called = [f"called-{number:03}" for number in range(450)]
+    for name in called:
+        server.add(name, parent="a", deployment_id=None)
+    _under_way(record, "a")
+    survey(record, reports, "node-1")
+    assert sorted(server.heartbeats) == ["a", *called]
 
 
 @pytest.mark.parametrize(

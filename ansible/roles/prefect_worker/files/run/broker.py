@@ -23,13 +23,14 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from run_box import Box, Node, command_line, environment_file, environment_of, make_box
 from run_counters import Counters
 from run_end import PROPERTIES, End, read_end
-from run_gpus import UnknownGpuError, closed_files
+from run_gpus import LOCKS, UnknownGpuError, closed_files
 from run_limits import LimitError, read_limits
 from run_messages import ClosedError, receive, send
 from run_request import Request, read_request
@@ -95,6 +96,13 @@ def check_peer(connection: socket.socket, node: Node, processes: Path = Path("/p
         raise RefusedError("Runs are started for this node's workers only.")
 
 
+def check_leases(request: Request, locks: Sequence[int], directory: Path = LOCKS) -> None:
+    """Raise RefusedError unless the descriptors are those of the locks of the GPUs that are claimed."""
+    claimed = [str(directory / f"{gpu}.lock") for gpu in request.gpus]
+    if claimed != [str(Path(f"/proc/self/fd/{descriptor}").readlink()) for descriptor in locks]:
+        raise RefusedError(f"The run was not started: it has not leased the GPUs {', '.join(request.gpus)}.")
+
+
 def closed_devices(node: Node, request: Request, errors: int) -> tuple[str, ...]:
     """Return the device files of the GPUs that a run has not leased; where they cannot be told, its *errors* say so."""
     if not node.close_gpus:
@@ -124,11 +132,13 @@ def prepare(box: Box, environment: dict[str, str]) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
+    if not source.is_dir():
+        raise RefusedError(f"The flow's code could not be copied: there is no {source}; deploy the flow again.")
     # Not by cp: most flows are a few files, which are copied here before another program has begun.
     try:
         shutil.copytree(source, target, symlinks=True, copy_function=_copy_file)
     except (shutil.Error, OSError) as error:
-        raise RefusedError(f"The flow's code could not be copied: {error}") from error
+        raise OSError(f"the flow's code could not be copied: {error}") from error
 
 
 def _copy_file(source: str, target: str) -> None:
@@ -207,6 +217,7 @@ def serve(connection: socket.socket, instance: str) -> End:
     asked, files = receive(connection)
     request = read_request(asked, receive(connection)[0])
     check_peer(connection, node)
+    check_leases(request, files[2:])
     user = choose_user(node, request.user)
     try:
         limits = read_limits(request.limits)
@@ -218,7 +229,8 @@ def serve(connection: socket.socket, instance: str) -> End:
     try:
         prepare(box, environment_of(box, request.environment))
     except OSError as error:
-        raise RefusedError(f"The run was not started: {error}") from error
+        # No fault of the run's: it may be scheduled again, elsewhere.
+        raise RefusedError(f"Lost: the run was not started on {os.uname().nodename}: {error}") from error
     label = " ".join(f"Flow run {request.name} of {box.flow}".split())
     command = command_line(box, limits, _UNIT, label, request.command)
     output, errors, *locks = files
@@ -228,13 +240,16 @@ def serve(connection: socket.socket, instance: str) -> End:
     counters = Counters(box.unit, limits)
     status = wait(connection, box.unit, process, counters)
     counters.close()
-    # Kept until nothing of the run is left.
-    for descriptor in locks:
-        os.close(descriptor)
     shown = ""
     if status:
         shown = _systemctl("show", f"--property={','.join(PROPERTIES)}", box.unit)
+        # What waited for the unit may have been killed, and the unit not.
+        _systemctl("kill", "--signal=SIGKILL", box.unit)
+        _systemctl("stop", box.unit)
         _systemctl("reset-failed", box.unit)
+    # Kept until nothing of the run is left.
+    for descriptor in locks:
+        os.close(descriptor)
     return read_end(shown, limits, status, counters)
 
 
@@ -253,8 +268,8 @@ def answer(connection: socket.socket, instance: str) -> None:
     _remove(instance)
 
 
-def listen(listener: socket.socket) -> None:
-    """Start a process for each connection, until there is newer code and no run."""
+def listen(listener: socket.socket, programs: dict[str, int]) -> None:
+    """Start a process for each connection, until there are others than *programs* on disk and no run."""
     signal.signal(signal.SIGCHLD, lambda *_: None)
     wakeup, woken = socket.socketpair()
     wakeup.setblocking(False)
@@ -262,7 +277,7 @@ def listen(listener: socket.socket) -> None:
     running: dict[int, str] = {}
     started = time.time()
     number = 0
-    while running or not _is_outdated(started):
+    while running or _programs() == programs:
         ready, _, _ = select.select([listener, woken], [], [], None if running else _IDLE_SECONDS)
         if woken in ready:
             woken.recv(4096)
@@ -277,7 +292,7 @@ def listen(listener: socket.socket) -> None:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 listener.close()
-                if _is_outdated(started):
+                if _programs() != programs:
                     _become_newer(connection, instance)
                 _serve_and_exit(connection, instance)
             running[process] = instance
@@ -312,9 +327,12 @@ def _reap(running: dict[int, str]) -> None:
             _clear(instance)
 
 
-def _is_outdated(started: float) -> bool:
-    """Whether the programs were replaced since they were read; systemd starts the new ones for the next run."""
-    return any(path.stat().st_mtime > started for path in Path(__file__).parent.glob("*.py"))
+def _programs() -> dict[str, int]:
+    """Return when each program was last changed; systemd starts the new ones for the next run.
+
+    Compared with each other, and not with the clock, which may be set.
+    """
+    return {path.name: path.stat().st_mtime_ns for path in Path(__file__).parent.glob("*.py")}
 
 
 def main() -> None:
@@ -322,8 +340,9 @@ def main() -> None:
     if len(sys.argv) > 1:
         descriptor, instance = sys.argv[1:]
         _serve_and_exit(socket.socket(fileno=int(descriptor)), instance)
+    programs = _programs()
     _clear("*")
-    listen(socket.socket(fileno=_LISTENER))
+    listen(socket.socket(fileno=_LISTENER), programs)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ def ask(arguments: list[str], path: str = SOCKET) -> list[bytes]:
         connection.connect(path)
     except OSError as error:
         return _refusal(
-            f"The run was not started: {path} does not answer ({error.strerror}); run main.yml on this node."
+            f"Lost: the run was not started: {path} does not answer ({error.strerror}); run main.yml on "
+            f"{os.uname().nodename}."
         )
     try:
         gpus, locks = leased()
@@ -57,8 +58,11 @@ def end(answer: list[bytes], run: str) -> None:
     if reason:
         print(reason.decode(), file=sys.stderr, flush=True)
         note = f"{os.environ['STATE_DIRECTORY']}/ends/{run}"
-        with open(note, "wb") as stream:  # noqa: PTH123
-            stream.write(reason)
+        try:
+            with open(note, "wb") as stream:  # noqa: PTH123
+                stream.write(reason)
+        except OSError as error:  # the worker has the status at least
+            print(f"{note} could not be written: {error}", file=sys.stderr, flush=True)
     if number:
         if int(number) != SIGKILL:
             signal(int(number), SIG_DFL)

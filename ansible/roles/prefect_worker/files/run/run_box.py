@@ -25,6 +25,9 @@ _WORKERS_OWN = {
     *("MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"),
 }
 
+_PREFIX = "PAG_RUN_"
+"""Of variables that are the run's, and nothing to the programs that start it."""
+
 _SANDBOX = (
     "Type=exec",
     # The flow is told to stop as ever, and ends what it started; what is left then is killed with it.
@@ -140,8 +143,11 @@ def _holding(locks: Sequence[str]) -> list[str]:
 
 def environment_of(box: Box, given: Mapping[str, str]) -> dict[str, str]:
     """Return the run's environment: what the worker gives it, without what is the worker's own."""
-    kept = {name: value for name, value in given.items() if name not in _WORKERS_OWN and _VARIABLE.fullmatch(name)}
+    meant = {name.removeprefix(_PREFIX): value for name, value in sorted(given.items())}
+    kept = {name: value for name, value in meant.items() if name not in _WORKERS_OWN and _VARIABLE.fullmatch(name)}
     own = {"HOME": str(box.home), "PREFECT_HOME": str(box.home / ".prefect")}
+    # Hooks are the flow's code, so they run here; the worker imports none of it.
+    own["PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS"] = "true"
     return {"PREFECT_LOCAL_STORAGE_PATH": str(box.results)} | kept | own
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables
@@ -14,6 +15,11 @@ from run_limits import NAMES
 from pag_worker import gpus
 
 _CLIENT = ("/usr/bin/python3", "-E", "-s", "-S", "-B", "/usr/local/lib/pag-run/client.py")
+# What the dynamic linker and the C library take from the environment: what starts the run in the worker, and what
+# stands for it there, is to have nothing of that. The broker takes the prefix off again.
+_NOT_FOR_THE_CLIENT = re.compile("LD_.*|GLIBC_TUNABLES|GCONV_PATH|LOCPATH|NLSPATH")
+_PREFIX = "PAG_RUN_"
+_WORKERS_OWN = ("PAG_GPU_LEASE", "STATE_DIRECTORY")
 # As Prefect names it on what a worker starts.
 _FLOW_LABEL = "prefect.io/flow-name"
 
@@ -47,6 +53,7 @@ class BoxConfiguration(ProcessJobConfiguration):
         self.command = compose(self.command or "python -m prefect.engine", wrappers)
         # Prefect 3.8 takes the command for its own otherwise, and leaves it out.
         self._command_configured = True
+        self.env = for_the_run(self.env)
 
     def _client(self, flow_run: Any) -> list[str]:
         """Return the command that stands for the run in the worker."""
@@ -61,6 +68,15 @@ class BoxConfiguration(ProcessJobConfiguration):
         ids = os.environ.get("WORKER_GPU_IDS")
         # A worker without GPUs hides those of its node by its own environment.
         return [] if ids is None else [gpus.wrapper(ids.split(","), self.gpus)]
+
+
+def for_the_run(env: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's variables so that they do nothing to the programs of ours that start it."""
+    return {
+        f"{_PREFIX}{name}" if _NOT_FOR_THE_CLIENT.fullmatch(name) else name: value
+        for name, value in env.items()
+        if name not in _WORKERS_OWN
+    }
 
 
 def compose(command: str, wrappers: Sequence[Sequence[str]]) -> str:

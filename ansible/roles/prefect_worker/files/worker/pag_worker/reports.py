@@ -25,9 +25,18 @@ _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 # A run that was claimed has its worker's name within a second; until then it may be another's.
 _UNNAMED_SECONDS = 30.0
 _PAGE = 100
+# The most that the server gives at once.
+_ANSWERED = 200
 _DEPTH = 10
 
 Run = dict[str, Any]
+
+
+def is_living(run: Run) -> bool:
+    """Whether a run has a process: also one that waits in it for an approval, unlike one that is suspended."""
+    if run["state_type"] != "PAUSED":
+        return run["state_type"] in LIVING
+    return not ((run.get("state") or {}).get("state_details") or {}).get("pause_reschedule")
 
 
 def given_up(run: Run) -> bool:
@@ -54,7 +63,7 @@ class Reports:
 
     def vouch(self, runs: Sequence[Run]) -> None:
         """Say of runs, which the server takes to be under way, that they and what they called are alive."""
-        living = [run for run in runs if run["state_type"] in LIVING]
+        living = [run for run in runs if is_living(run)]
         events = [self._heartbeat(run) for run in [*living, *self._called(living)]]
         for page in _pages(events):
             self._api.request("POST", "/events", page)
@@ -64,7 +73,7 @@ class Reports:
         self._api.request("POST", "/events", [self._heartbeat({"id": run, "name": name, "tags": tags})])
 
     def restore(self, run: Run) -> bool:
-        """Make a run Running again that the server gave up while it could not be told of it; False when it is not so.
+        """Make a run again what it was before the server gave it up, which had not heard of it; False if it is not so.
 
         A run that is heard of again may say at the same moment how it ended: that stands, whoever comes first.
         """
@@ -73,15 +82,26 @@ class Reports:
             if now is None or not given_up(now):
                 return False
             message = f"The worker on {self._worker} vouches for it: it was out of the server's reach."
-            self._set(now["id"], {"type": "RUNNING", "name": "Running", "message": message})
+            self._set(now["id"], self._before(now) | {"message": message})
             own = self._end_of_its_own(now)
             if own is not None:
                 self._set(now["id"], {key: own.get(key) for key in ("type", "name", "message", "data")})
             return own is None
 
+    def _before(self, run: Run) -> dict[str, Any]:
+        """Return what a run is that was given up: Running, or Paused, for then it waits for an approval."""
+        states = [state for state in self._states(run) if not given_up({"state": state, "state_type": state["type"]})]
+        if states and states[-1]["type"] == "PAUSED":
+            return {key: states[-1].get(key) for key in ("type", "name", "state_details")}
+        return {"type": "RUNNING", "name": "Running"}
+
+    def _states(self, run: Run) -> list[dict[str, Any]]:
+        """Return all states that a run has had, the first one first."""
+        return list(self._api.request("GET", f"/flow_run_states/?flow_run_id={run['id']}"))
+
     def _end_of_its_own(self, given_up_as: Run) -> dict[str, Any] | None:
         """Return the final state that a run has had after the one in which it was given up, None when there is none."""
-        states = list(self._api.request("GET", f"/flow_run_states/?flow_run_id={given_up_as['id']}"))
+        states = self._states(given_up_as)
         since = next(place for place, state in enumerate(states) if state["id"] == given_up_as["state"]["id"])
         return next((state for state in reversed(states[since + 1 :]) if state["type"] in _FINAL), None)
 
@@ -98,7 +118,7 @@ class Reports:
 
         With *crashed_too*, the message takes the place of the one that a run has that crashed meanwhile.
         """
-        if run["state_type"] not in LIVING and not crashed_too:
+        if not is_living(run) and not crashed_too:
             return False
         with self._deciding:
             now = self.runs([run["id"]]).get(run["id"])
@@ -106,7 +126,7 @@ class Reports:
                 return False
             if now["state_type"] == "CANCELLING":
                 self._set(now["id"], {"type": "CANCELLED", "name": "Cancelled", "message": message})
-            elif now["state_type"] in LIVING or (crashed_too and now["state_type"] == "CRASHED"):
+            elif is_living(now) or (crashed_too and now["state_type"] == "CRASHED"):
                 self._set(now["id"], _crashed(message))
             else:
                 return False
@@ -127,8 +147,10 @@ class Reports:
             children = [
                 run
                 for page in _pages(parents)
-                for run in self._filter({"parent_flow_run_id": {"any_": page}, "state": {"type": {"any_": LIVING}}})
-                if not run["deployment_id"]
+                for run in self._filter(
+                    {"parent_flow_run_id": {"any_": page}, "state": {"type": {"any_": [*LIVING, "PAUSED"]}}}
+                )
+                if not run["deployment_id"] and is_living(run)
             ]
             if not children:
                 break
@@ -137,8 +159,13 @@ class Reports:
         return found
 
     def _filter(self, flow_runs: dict[str, Any]) -> list[Run]:
-        query = {"flow_runs": flow_runs, "limit": 200}
-        return list(self._api.request("POST", "/flow_runs/filter", query))
+        found: list[Run] = []
+        while True:
+            query = {"flow_runs": flow_runs, "sort": "ID_DESC", "limit": _ANSWERED, "offset": len(found)}
+            page = self._api.request("POST", "/flow_runs/filter", query)
+            found += page
+            if len(page) < _ANSWERED:
+                return found
 
     def _set(self, run: str, state: dict[str, Any]) -> None:
         self._api.request("POST", f"/flow_runs/{run}/set_state", {"state": state, "force": True})

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pag_worker.reports import LIVING, LOST, given_up
+from pag_worker.reports import LOST, given_up, is_living
 
 if TYPE_CHECKING:
     from worker_record import Entry, Record
@@ -36,7 +36,7 @@ def _look_after(entries: list[Entry], known: Mapping[str, Run], reports: Reports
         run = known.get(entry.id)
         if run is None:
             continue
-        if run["state_type"] in LIVING and reports.is_mine(run, time.time()) is False:
+        if is_living(run) and reports.is_mine(run, time.time()) is False:
             foreign.append(entry)
             continue
         if given_up(run):
@@ -51,7 +51,7 @@ def _report(lost: list[Entry], known: Mapping[str, Run], record: Record, reports
     taken_again = {entry.id for entry in record.unsettled()}
     for entry in lost:
         run = known.get(entry.id)
-        if run is not None and run["state_type"] in LIVING and entry.id not in taken_again:
+        if run is not None and is_living(run) and entry.id not in taken_again:
             mine = reports.is_mine(run, time.time())
             if mine is None:
                 continue

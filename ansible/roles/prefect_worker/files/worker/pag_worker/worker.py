@@ -18,6 +18,7 @@ import httpx
 from prefect.workers.process import ProcessWorker
 
 from pag_worker.boxes import BoxConfiguration, BoxVariables
+from pag_worker.hooks import keep_flows_out
 from pag_worker.reports import LOST
 from pag_worker.survey import survey
 
@@ -38,6 +39,10 @@ _GRACE_SECONDS = 10.0
 _REPORT_SECONDS = 10.0
 """How long Prefect may take to report the ends of processes."""
 _NO_ANSWER = (httpx.TransportError, httpx.HTTPStatusError, TimeoutError)
+_NOT_STARTED = f"{LOST}the run was not started"
+"""How the message begins of a run that the node could not start, for no fault of the run's."""
+_SICK_SECONDS = 60.0
+"""How long a node takes no runs after that: others may be well."""
 
 
 class _Started:
@@ -70,6 +75,8 @@ class DrainingWorker(ProcessWorker):
         """Give the worker its files and its view of the server; *stop_seconds* is what its runs get at a stop."""
         self.record, self.reports, self.holds = record, reports, holds
         self._stop_seconds = stop_seconds
+        keep_flows_out()
+        self._sick_until = 0.0
         self._stopping: float | None = None
         self._ending: str | None = None
         self._beginnings: set[asyncio.Future[None]] = set()
@@ -82,16 +89,16 @@ class DrainingWorker(ProcessWorker):
 
     async def get_and_submit_flow_runs(self) -> list[Any]:
         """Take the runs that are due, unless something keeps the worker from it."""
-        reason = "it is about to stop" if self._stopping is not None else self.holds.reason()
+        reason = "it is about to stop" if self._stopping is not None else self.holds.reason() or self._illness()
         if reason:
             self._say(f"The worker takes no runs: {reason}.")
         if reason or self._work_pool is None:
             return []
-        # Prefect's worker gives up after some minutes without a server, and kills its runs: they go on here.
+        # What gets out of here ends the worker, and with it all its runs: whatever it is, they go on.
         try:
             submitted = await super().get_and_submit_flow_runs()
-        except _NO_ANSWER as error:
-            self._say(f"The worker waits for the Prefect server: {_in_words(error)}.")
+        except Exception as error:
+            self._say_what_went_wrong(error)
             return []
         self._say("The worker takes runs.")
         return list(submitted)
@@ -105,21 +112,41 @@ class DrainingWorker(ProcessWorker):
         try:
             with anyio.fail_after(_ANSWER_SECONDS):
                 await super().sync_with_backend()
-        except _NO_ANSWER as error:
-            self._say(f"The worker waits for the Prefect server: {_in_words(error)}.")
+        except Exception as error:
+            self._say_what_went_wrong(error)
+
+    def _illness(self) -> str | None:
+        """Return why the node cannot have runs now, None when it can."""
+        if time.monotonic() < self._sick_until:
+            return "this node could not start the last one: see that run's message"
+        try:
+            self.record.probe()
+        except OSError as error:
+            return f"its records cannot be written ({error})"
+        return None
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[Any]:
         if self._stopping is not None or self.holds.reason():
             return []
-        submitted = await super()._submit_scheduled_flow_runs(flow_run_response)
+        # One that is scheduled again while it still has a process here waits for that one's end, or is restored.
         known = {entry.id for entry in self.record.unsettled()}
+        new = [entry for entry in flow_run_response if str(entry.flow_run.id) not in known]
+        submitted = list(await super()._submit_scheduled_flow_runs(new))
         for run in submitted:
-            if str(run.id) not in known:
+            try:
                 self.record.begin(str(run.id), run.name)
+            except OSError as error:  # it has begun, and is recorded again with its process
+                print(f"The run {run.id} could not be recorded: {error}", flush=True)
         return submitted
 
     async def _submit_run(self, flow_run: Any) -> None:
-        await super()._submit_run(flow_run)
+        try:
+            await super()._submit_run(flow_run)
+        except Exception as error:  # whatever it is, the other runs go on
+            print(f"The run {flow_run.id} could not be taken: {_in_words(error)}", flush=True)
+            self._submitting_flow_run_ids.discard(flow_run.id)
+            with contextlib.suppress(RuntimeError):
+                self._release_limit_slot(flow_run.id)
         # Somebody else has it, or it could not be started.
         if str(flow_run.id) not in self._executing:
             self._ended(str(flow_run.id))
@@ -132,11 +159,20 @@ class DrainingWorker(ProcessWorker):
         self._ended(str(flow_run.id))
         return result
 
+    async def _cancel_run(self, flow_run_id: Any) -> None:
+        try:
+            await super()._cancel_run(flow_run_id)
+        except Exception as error:  # whatever it is, the other runs go on
+            print(f"The run {flow_run_id} could not be cancelled: {_in_words(error)}", flush=True)
+
     async def run(self, flow_run: Any, configuration: Any, task_status: Any = None) -> Any:
         """Run a flow's process to its end."""
 
         def seen(pid: int) -> None:
-            self.record.started(str(flow_run.id), pid)
+            try:
+                self.record.started(str(flow_run.id), pid)
+            except OSError as error:  # the run goes on; nobody else vouches for it
+                print(f"The process of the run {flow_run.id} could not be recorded: {error}", flush=True)
             beginning = asyncio.ensure_future(self._begin(flow_run))
             self._beginnings.add(beginning)
             beginning.add_done_callback(self._beginnings.discard)
@@ -151,12 +187,22 @@ class DrainingWorker(ProcessWorker):
             print(f"The run {flow_run.id} could not be vouched for yet: {error}", flush=True)
 
     def _ended(self, run: str) -> None:
-        self.record.end(run)
+        self._keep(self.record.end, run)
         self._wake.set()
+
+    def _keep(self, change: Callable[[str], Any], run: str) -> Any:
+        """Change the record of a run and return what that says; None where the disk does not let it."""
+        try:
+            return change(run)
+        except OSError as error:  # the runs go on
+            print(f"The record of the run {run} could not be changed: {error}", flush=True)
+            return None
 
     async def _settle(self, run: str, status: int | None) -> None:
         """See to it that a run whose process has ended is not under way any more."""
-        why = self.record.take_end(run)
+        why = self._keep(self.record.take_end, run)
+        if why is not None and why.startswith(_NOT_STARTED):
+            self._sick_until = time.monotonic() + _SICK_SECONDS
         why = self._ending or why
         message = why or f"{LOST}its process ended with status {status}, and it could report no state."
         try:
@@ -164,13 +210,13 @@ class DrainingWorker(ProcessWorker):
             if known is None or self.reports.is_mine(known, time.time()) is False:
                 return
             if known["state_type"] == "CANCELLING":
-                self.record.lose(run)  # Prefect is about to say that it is cancelled
+                self._keep(self.record.lose, run)  # Prefect is about to say that it is cancelled
             else:
                 ended = await asyncio.to_thread(self.reports.end, known, message, crashed_too=why is not None)
                 if why is not None and not ended:
                     await asyncio.to_thread(self.reports.log, known, why)
         except Exception as error:  # whatever it is, the other runs go on
-            self.record.lose(run)
+            self._keep(self.record.lose, run)
             print(f"The end of the run {run} is reported later: {error}", flush=True)
 
     # Looking after them
@@ -240,7 +286,13 @@ class DrainingWorker(ProcessWorker):
             await asyncio.sleep(0.2)
         for entry in self.record.unsettled():
             await self._settle(entry.id, None)
-            self.record.end(entry.id)
+            self._keep(self.record.end, entry.id)
+
+    def _say_what_went_wrong(self, error: Exception) -> None:
+        if isinstance(error, _NO_ANSWER):
+            self._say(f"The worker waits for the Prefect server: {_in_words(error)}.")
+        else:
+            self._say(f"The worker could not take runs, and tries it again: {type(error).__name__}: {_in_words(error)}")
 
     def _say(self, sentence: str) -> None:
         """Print a sentence when it is not the one that was printed last."""
