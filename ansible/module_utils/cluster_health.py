@@ -150,7 +150,7 @@ def _assess_records(
         findings.problem(name, "has no base environment: run main.yml.")
     elif bundle and environment["digest"] not in bundle["environments"]:
         findings.notice(
-            name, f"runs Prefect {environment['prefect']} of another bundle than the installed one: run main.yml."
+            name, f"runs Prefect {environment['prefect']} of another bundle than the installed one: run upgrade.yml."
         )
     if node["server"]:
         _assess_backups(name, state, limits, findings)

@@ -140,7 +140,7 @@ def test_the_dashboard_asks_for_metrics_that_exist(
 ) -> None:
     server = _get(machines, f"https://{machines.addresses()[SERVER]}:4200/api/metrics", secrets.basic_auth)
     exported = OF_PROMETHEUS | _names(server) | {name for text in metrics.values() for name in _names(text)}
-    dashboard = json.loads(machines.ssh(CONTROLLER, f"cat {ANSIBLE}/metrics/grafana-dashboard.json"))
+    dashboard = json.loads(machines.ssh(CONTROLLER, "cat pag-metrics/grafana-dashboard.json"))
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     asked = {name for expression in expressions for name in _NAME.findall(expression)}
     # There is none before the first backup.
@@ -151,7 +151,7 @@ def test_the_dashboard_asks_for_metrics_that_exist(
 
 def test_the_example_names_every_node(machines: Machines, metrics: dict[str, str], secrets: Secrets) -> None:
     del metrics
-    text = machines.ssh(CONTROLLER, f"cat {ANSIBLE}/metrics/prometheus.yml")
+    text = machines.ssh(CONTROLLER, "cat pag-metrics/prometheus.yml")
     jobs = {job["job_name"]: job for job in yaml.safe_load(text)["scrape_configs"]}
     targets = {entry["labels"]["node"]: entry["targets"] for entry in jobs["pag-nodes"]["static_configs"]}
     addresses = machines.addresses()

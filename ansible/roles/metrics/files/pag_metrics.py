@@ -149,6 +149,7 @@ def main() -> None:
     """Look, and write."""
     parser = argparse.ArgumentParser(description="Write pag's metrics of this node.")
     parser.add_argument("--home", type=Path, required=True, help="home of the service user")
+    parser.add_argument("--backups", type=Path, default=_BACKUPS, help="the directory of the server's backups")
     parser.add_argument("--output", type=Path, required=True, help="the file to write")
     parser.add_argument(
         "--server", action="store_true", help="ask the Prefect server that the variables PREFECT_API_* name"
@@ -156,7 +157,7 @@ def main() -> None:
     options = parser.parse_args()
     metrics = Metrics()
     add_services(metrics, _SETTINGS)
-    add_records(metrics, options.home, _CERTIFICATES, _BACKUPS)
+    add_records(metrics, options.home, _CERTIFICATES, options.backups)
     if options.server:
         variables = os.environ
         add_prefect(metrics, variables.get("PREFECT_API_URL", ""), variables.get("PREFECT_API_AUTH_STRING", ""))
