@@ -16,7 +16,15 @@ _SINGLE_FILES: tuple[tuple[str, Kind], ...] = (
     ("README.md", "document"),
     (INSTALLER_NAME, "software"),
 )
-_OPTIONAL_FILES: tuple[tuple[str, Kind], ...] = (("LICENSE", "document"), ("CHANGELOG.md", "document"))
+# Of the documents, those that an operator needs who has nothing but the bundle.
+_OPTIONAL_FILES: tuple[tuple[str, Kind], ...] = (
+    ("LICENSE", "document"),
+    ("CHANGELOG.md", "document"),
+    ("docs/operations.md", "document"),
+    ("docs/security.md", "document"),
+    ("docs/hardening.md", "document"),
+    ("docs/bundle-format.md", "document"),
+)
 _TREES: tuple[tuple[str, Kind], ...] = (("ansible", "ansible"), ("airgap", "software"))
 # What an operator's or a developer's work leaves in a checkout: inventories and secrets never travel.
 _SKIPPED_NAMES = frozenset({"inventory.yml", "secrets.yml", "packed-env.tar"})
