@@ -80,13 +80,17 @@ def write_archive(output: Path, entries: Iterable[Entry]) -> int:
 def write_blocks(output: Path, blocks: Iterable[Pieces]) -> int:
     """Write *blocks* to *output*, which is replaced when all is written; return its size in bytes.
 
+    Volumes of an earlier build are removed after that, as they would be taken for this one's.
     Raises AirgapError when the place cannot be written to, and what *blocks* raise.
     """
+    from airgap.volumes import remove_volumes
+
     size = 0
     with partial_file(output) as stream:
         for block in blocks:
             size += _write_together(stream.fileno(), block)
         partial_path(output).replace(output)
+        remove_volumes(output)
     return size
 
 

@@ -24,8 +24,9 @@ with ProcessPoolExecutor() as pool:
 
 def compile_command(python: Path) -> list[str]:
     """Return the command that compiles the source files whose paths it reads as JSON."""
-    # -I: nothing of the environment's own start-up files; -S would hide what they make importable.
-    return [str(python), "-I", "-c", _COMPILE]
+    # -I and -S: nothing but the interpreter and its library. The environment's own .pth files and sitecustomize would
+    # run as root.
+    return [str(python), "-I", "-S", "-c", _COMPILE]
 
 
 def link_compiled(prefix: Path, store: Path, tag: str) -> list[Path]:

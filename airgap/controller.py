@@ -9,6 +9,7 @@ Called by ``install-pag-controller.sh``, in this order. Standard library only.
 
     python3 -m airgap.controller move BUNDLE DIRECTORY   move an unpacked bundle over an older one
 
+``verify --just-unpacked`` is for a directory in which nobody has worked: it may have what the bundle lists, no more.
 ``--with DIR`` names other unpacked bundles, verified too, that have files which the bundle relies on.
 """
 
@@ -59,8 +60,13 @@ def check(bundle: Path, site: Site, contents: Contents) -> str:
     return target.name
 
 
-def verify_unpacked(bundle: Path, site: Site) -> Receipt:
-    """Return the receipt of the unpacked *bundle*, in which files of older bundles may lie; errors as of ``verify``."""
+def verify_unpacked(bundle: Path, site: Site, *, just_unpacked: bool = False) -> Receipt:
+    """Return the receipt of the unpacked *bundle*; errors as of ``verify``.
+
+    Files of older bundles may lie in it, and the operator's own, unless it was *just_unpacked* into a new directory.
+    """
+    if just_unpacked:
+        return verify(bundle, signers=site_signers(), in_use=False).receipt
     prepare(bundle, site)
     return verify(bundle, signers=site_signers(), known=known_files(bundle, site)).receipt
 
@@ -72,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path, help="the unpacked bundle")
     parser.add_argument("root", type=Path, help="where to install it, or to move it")
     parser.add_argument("--with", dest="others", type=Path, action="append", default=[], help="another unpacked bundle")
+    parser.add_argument("--just-unpacked", action="store_true", help="verify that nothing but the bundle is there")
     parser.add_argument("--keep", type=int, default=KEPT_BUNDLES, help="how many bundles' lists to keep")
     options = parser.parse_args(arguments)
     try:
@@ -90,7 +97,7 @@ def _run(options: argparse.Namespace) -> str | int:
     bundle, site = options.bundle.resolve(), Site(options.root.absolute())
     match options.command:
         case "verify":
-            return str(verify_unpacked(bundle, site))
+            return str(verify_unpacked(bundle, site, just_unpacked=options.just_unpacked))
         case "check":
             return check(bundle, site, Contents.of(options.others))
         case "populate":

@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from airgap.activation import write_activation
 from airgap.bytecode import compile_command, keep_compiled, link_compiled
+from airgap.durable import flush
 from airgap.environment import Environment, PackageFile
 from airgap.errors import AirgapError, InstallationError
 from airgap.files import check_packages, link_points_to, switch_link
@@ -168,6 +169,8 @@ def _install_into(
             _compile(environment, prefix, cache / "bytecode", lock)
         write_activation(directory, environment.name)
         _make_readable(directory)
+        # The marker is trusted: after a power failure, files beside it must not be empty. Once for all of them.
+        flush(directory)
         marker = directory / MARKER
         marker.write_text(f"{environment.digest}\n", encoding="utf-8")
     except BaseException as error:

@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from airgap.durable import flush
 from airgap.environment import Environment
 from airgap.errors import AirgapError, InstallationError
 from airgap.files import check_packages, switch_link
@@ -54,6 +55,8 @@ def unpack_toolkit(environment: Environment, mirror: Path, root: Path, package: 
             try:
                 _unpack(environment, mirror, package, unfinished)
                 unfinished.chmod(0o755)
+                # Its name is trusted: after a power failure, files under it must not be empty.
+                flush(unfinished)
                 unfinished.rename(directory)
             except OSError as error:
                 shutil.rmtree(unfinished)

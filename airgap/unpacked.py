@@ -15,6 +15,7 @@ from airgap.hashing import sha256_of_file
 from airgap.manifest import CHECKSUMS_NAME, MANIFEST_NAME, Manifest
 from airgap.signature import SIGNATURE_NAME
 from airgap.site import Site, is_package, read_manifest
+from airgap.verify import LISTS
 
 
 def complete(bundle: Path, manifest: Manifest, site: Site) -> int:
@@ -85,14 +86,16 @@ def _remove_compiled(bundle: Path) -> None:
 def move_over(bundle: Path, destination: Path) -> None:
     """Move the unpacked *bundle* to *destination*, over an older one, where the operator's own files stay.
 
-    What the older one lists and the new one does not is removed. The manifest comes last, so that a run that was
-    interrupted can be repeated. Raises InstallationError when *destination* is something else.
+    Only what the bundle's manifest lists is moved, and its lists. What the older one lists and the new one does not is
+    removed. The manifest comes last, so that a run that was interrupted can be repeated. Raises InstallationError when
+    *destination* is something else.
     """
+    if destination.exists() and not (destination / MANIFEST_NAME).is_file():
+        raise InstallationError(f"{destination} is there and is no unpacked bundle: move it away.")
+    new = {file.path for file in read_manifest(bundle).files}
+    _remove_others(bundle, {*new, *LISTS})
     if destination.exists():
-        if not (destination / MANIFEST_NAME).is_file():
-            raise InstallationError(f"{destination} is there and is no unpacked bundle: move it away.")
         old = files_of(read_manifest(destination)) | _signature(destination)
-        new = {file.path for file in read_manifest(bundle).files}
         for name, sha256 in old.items():
             file = destination / name
             if name not in new and _is_plain(file) and sha256_of_file(file) == sha256:
@@ -108,6 +111,12 @@ def move_over(bundle: Path, destination: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
     shutil.rmtree(bundle)
+
+
+def _remove_others(bundle: Path, listed: set[str]) -> None:
+    for path in list(bundle.rglob("*")):
+        if (path.is_symlink() or not path.is_dir()) and path.relative_to(bundle).as_posix() not in listed:
+            path.unlink()
 
 
 def files_of(manifest: Manifest) -> dict[str, str]:

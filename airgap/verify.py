@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -37,14 +37,15 @@ from airgap.signature import (
 from airgap.volumes import find_volumes
 
 SBOM_NAME = "sbom.cdx.json"
-_LISTS = (MANIFEST_NAME, CHECKSUMS_NAME, SIGNATURE_NAME)
+LISTS = (MANIFEST_NAME, CHECKSUMS_NAME, SIGNATURE_NAME)
 _BLOCK_BYTES = 1024 * 1024
 _MOST_NAMED = 20
 # The lists are read before anything is known of them: more than this is no list of ours.
 _LARGEST_LIST = 64 * 1024 * 1024
 
-# What the operator makes by following the README. Nothing else may be added: Ansible loads variables, roles and modules
-# from beside the playbooks without being told to.
+# What the operator makes by following the README, in the directory that is worked in: nobody has signed it, so it is
+# never taken from an archive. Nothing else may be added: Ansible loads variables, roles and modules from beside the
+# playbooks without being told to.
 _ADDED_FILES = ("ansible/inventory.yml", "ansible/secrets.yml", "ansible/*.retry")
 # Python compiles plugins of Ansible that it loads in the controller's own process. Nobody can tell whether such a file
 # is what it says, so it is not accepted but named, for the installer to remove.
@@ -108,18 +109,26 @@ class _Policy:
 
     signers: Path | None
     known: Mapping[str, Collection[str]]
+    in_use: bool
+    """Whether it is a directory that the operator and Ansible work in."""
 
 
-def verify(*places: Path, signers: Path | None = None, known: Mapping[str, Collection[str]] | None = None) -> Bundle:
+def verify(
+    *places: Path,
+    signers: Path | None = None,
+    known: Mapping[str, Collection[str]] | None = None,
+    in_use: bool = True,
+) -> Bundle:
     """Verify the bundle at *places*: an archive, a directory where it was unpacked, or where its volumes are.
 
     *signers* is a file of allowed signers (ssh-keygen(1)): with it, a bundle that none of them signed is refused.
     *known* has the files, by path below the bundle's root with their SHA-256, that may lie in a directory because an
-    earlier bundle brought them. Raises VerificationError naming what is damaged, missing, or should not be there, and
+    earlier bundle brought them. *in_use* says that a directory may have what the operator and Ansible make in it, which
+    archives and volumes may not. Raises VerificationError naming what is damaged, missing, or should not be there, and
     ManifestError when its lists cannot be read.
     """
     try:
-        return _verify(places, _Policy(signers, known or {}))
+        return _verify(places, _Policy(signers, known or {}, in_use))
     except FileNotFoundError as error:
         raise VerificationError(f"{error.filename} does not exist: name a bundle.") from None
     except OSError as error:
@@ -173,7 +182,7 @@ def _verify_stream(origin: str, raw: io.BufferedReader, policy: _Policy) -> Bund
                 digest.update(block)
                 size += len(block)
                 found[name] = _Found(digest.hexdigest(), size)
-                if name in _LISTS and size <= _LARGEST_LIST:
+                if name in LISTS and size <= _LARGEST_LIST:
                     lists[name] = (b"" if member is not None else lists[name]) + block
     except (EOFError, tarfile.TarError, zlib.error, gzip.BadGzipFile) as error:
         raise VerificationError(
@@ -184,7 +193,8 @@ def _verify_stream(origin: str, raw: io.BufferedReader, policy: _Policy) -> Bund
     for name in (MANIFEST_NAME, CHECKSUMS_NAME):
         if name not in lists:
             raise VerificationError(f"{origin} has no {BUNDLE_DIRECTORY}/{name}: it is no bundle, or not a whole one.")
-    return _judge(origin, lists, found, problems, policy)
+    # Whoever had the medium could add what the exemptions allow.
+    return _judge(origin, lists, found, problems, replace(policy, in_use=False))
 
 
 def _members(raw: io.BufferedReader, problems: list[str]) -> Iterator[tuple[str | None, bytes]]:
@@ -207,7 +217,9 @@ def _members(raw: io.BufferedReader, problems: list[str]) -> Iterator[tuple[str 
 def parse_checksums(content: bytes, origin: str) -> dict[str, str]:
     """Return path and SHA-256 of each line of a SHA256SUMS file; raise ManifestError for a line that is none."""
     sums: dict[str, str] = {}
-    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+    # As sha256sum reads them: a name may hold what splitlines() takes for the end of a line.
+    lines = content.decode("utf-8", "replace").removesuffix("\n").split("\n") if content else []
+    for number, line in enumerate(lines, 1):
         digest, separator, name = line.partition("  ")
         if not separator or len(digest) != 64 or name in sums:
             raise ManifestError(
@@ -235,21 +247,29 @@ def _judge(
     relied_on = {file.path: file.sha256 for file in manifest.relies_on}
     leftovers: list[str] = []
     compiled: list[str] = []
+    added = 0
     for path in sorted(found.keys() - sums.keys() - wanted.keys() - {CHECKSUMS_NAME, SIGNATURE_NAME}):
-        if found[path].sha256 == relied_on.get(path) or _may_be_added(path):
+        if found[path].sha256 == relied_on.get(path) or (policy.in_use and _may_be_added(path)):
             continue
         if found[path].sha256 in policy.known.get(path, ()):
             leftovers.append(path)
         elif path in relied_on:
             problems.append(f"{path} is damaged")
-        elif (match := _COMPILED.fullmatch(path)) and f"{match['directory']}{match['module']}.py" in found:
+        elif policy.in_use and _is_compiled(path, found):
             compiled.append(path)
         else:
             problems.append(f"{path} should not be there")
+            added += 1
     if problems:
+        # A bundle that was unpacked and never installed leaves files that no list of the site's tells of.
+        only_added = policy.in_use and added == len(problems)
         named = "; ".join(problems[:_MOST_NAMED])
         more = f"; and {len(problems) - _MOST_NAMED} more" if len(problems) > _MOST_NAMED else ""
-        raise VerificationError(f"{origin} is not the bundle that was built: {named}{more}. Carry it over again.")
+        advice = "Remove what should not be there, or unpack the bundle into a new directory"
+        raise VerificationError(
+            f"{origin} is not the bundle that was built: {named}{more}. "
+            f"{advice if only_added else 'Carry it over again'}."
+        )
     receipt = Receipt(
         bundle_version=manifest.bundle_version,
         digest=sha256_of_bytes(lists[CHECKSUMS_NAME]),
@@ -292,6 +312,11 @@ def _problems_of(path: str, sha256: str | None, listed: ManifestFile | None, fou
 
 def _may_be_added(path: str) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) and path.count("/") == 1 for pattern in _ADDED_FILES)
+
+
+def _is_compiled(path: str, found: Collection[str]) -> bool:
+    match = _COMPILED.fullmatch(path)
+    return match is not None and f"{match['directory']}{match['module']}.py" in found
 
 
 def _read_list(path: Path) -> bytes:

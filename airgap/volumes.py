@@ -62,7 +62,8 @@ def write_volumes(output: Path, blocks: Iterable[bytes], size: int, companion: t
 
     *companion* is the name and the content of a program to put beside them. Volumes of an earlier build are replaced
     when all is written: the index is removed first and appears last, so that an index stands for whole volumes
-    whenever this is interrupted. Raises what *blocks* and :func:`airgap.output.partial_file` raise.
+    whenever this is interrupted. A plain archive of an earlier build is removed after that. Raises what *blocks* and
+    :func:`airgap.output.partial_file` raise.
     """
     with partial_file(output):
         sums, whole, total = _write_parts(output, blocks, size - 1)
@@ -85,7 +86,18 @@ def write_volumes(output: Path, blocks: Iterable[bytes], size: int, companion: t
         if not beside.is_file() or beside.read_bytes() != companion[1]:
             _part(output, "companion").replace(beside)
         _part(output, "index").replace(index)
+        output.unlink(missing_ok=True)
     return Written(index, len(names), total)
+
+
+def remove_volumes(archive: Path) -> None:
+    """Remove the volumes of *archive*, their index first, so that an index stands for whole volumes."""
+    index = archive.with_name(archive.name + _INDEX_SUFFIX)
+    # A plain archive may have its checksum beside it, too.
+    if _is_index(index):
+        index.unlink()
+    for path in _volumes_of(archive):
+        path.unlink()
 
 
 def _write_parts(output: Path, blocks: Iterable[bytes], limit: int) -> tuple[list[str], str, int]:

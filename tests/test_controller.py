@@ -77,6 +77,16 @@ def test_the_commands_install_a_bundle(bundle: Path, site: Site, capsys: pytest.
         assert capsys.readouterr().out == "0\n"
 
 
+def test_what_was_just_unpacked_has_no_file_of_the_operators(
+    bundle: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle / "ansible").mkdir(exist_ok=True)
+    (bundle / "ansible/inventory.yml").touch()
+    assert controller.main(["verify", str(bundle), str(site.root)]) == 0
+    assert controller.main(["verify", "--just-unpacked", str(bundle), str(site.root)]) == 1
+    assert "ansible/inventory.yml should not be there" in capsys.readouterr().err
+
+
 def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     assert controller.main(["check", str(tmp_path), str(tmp_path / "pag")]) == 1

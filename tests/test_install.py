@@ -81,6 +81,21 @@ def test_switches_the_link_to_a_new_environment_and_keeps_the_old_one(node: Node
     assert (back.installed, back.linked) == (False, True)
 
 
+def test_what_is_marked_complete_is_on_the_disk(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed = []
+
+    def flush(directory: Path) -> None:
+        assert (directory / "run").is_file()
+        assert not (directory / MARKER).exists()
+        flushed.append(directory)
+
+    monkeypatch.setattr(module, "flush", flush)
+    description = node.describe("base", alpha="1.0")
+    for _ in range(2):
+        installation = bring(node, description)
+    assert flushed == [Path(installation.path)]
+
+
 def test_environments_share_their_files(node: Node) -> None:
     first = bring(node, node.describe("base", alpha="1.0", beta="1.0"))
     second = bring(node, node.describe("flow", alpha="1.0"))

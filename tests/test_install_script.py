@@ -5,6 +5,8 @@ It never gets as far as installing: the bundle is for a system that no host is.
 
 from __future__ import annotations
 
+import gzip
+import io
 import shutil
 import subprocess
 import tarfile
@@ -55,6 +57,18 @@ def discs(archive: Path, tmp_path: Path, repository: Path) -> list[Path]:
 
 
 @pytest.fixture
+def appended(archive: Path, tmp_path: Path) -> None:
+    """Have the volumes hold an inventory that is on no list."""
+    (tmp_path / "inventory.yml").write_bytes(b"all: {}\n")
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(archive.read_bytes()))) as old:
+        members = [(member, old.extractfile(member)) for member in old]
+        with tarfile.open(archive, "w:gz", compresslevel=0) as new:
+            for member, content in members:
+                new.addfile(member, content)
+            new.add(tmp_path / "inventory.yml", "pag-software-bundle/ansible/inventory.yml")
+
+
+@pytest.fixture
 def here(tmp_path: Path) -> Path:
     directory = tmp_path / "here"
     directory.mkdir()
@@ -75,6 +89,13 @@ def test_volumes_are_unpacked_in_any_order_of_directories_and_verified(discs: li
     # Nothing is put into its place before everything is checked.
     assert "This bundle was built for ubuntu-22.04-aarch64" in said
     assert not (here / "pag-software-bundle").exists()
+
+
+@pytest.mark.usefixtures("appended")
+def test_volumes_with_an_inventory_that_is_on_no_list_are_refused(discs: list[Path], here: Path) -> None:
+    printed, said = _run(discs, here)
+    assert "all as listed" not in printed
+    assert "ansible/inventory.yml should not be there. Carry it over again." in said
 
 
 def test_the_scripts_own_directory_is_the_default(discs: list[Path], here: Path) -> None:

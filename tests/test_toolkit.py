@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from wheels import make_wheel
 
+from airgap import toolkit as module
 from airgap.environment import Environment, PackageFile
 from airgap.errors import VerificationError
 from airgap.hashing import sha256_of_bytes
@@ -55,6 +56,22 @@ def test_unpacks_the_wheels_with_runnable_programs(tmp_path: Path, environment: 
         assert (directory / path).stat().st_mode & 0o777 == 0o644
     assert directory.stat().st_mode & 0o777 == 0o755
     assert unpack_toolkit(environment, tmp_path / "mirror", tmp_path / "toolkit", package) == (directory, False)
+
+
+def test_what_has_its_name_is_on_the_disk(
+    tmp_path: Path, environment: Environment, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = []
+
+    def flush(directory: Path) -> None:
+        assert (directory / "bin/uv").is_file()
+        flushed.append(directory)
+        assert sorted(path.name for path in (tmp_path / "toolkit").iterdir()) == [".lock", directory.name]
+
+    monkeypatch.setattr(module, "flush", flush)
+    for _ in range(2):
+        unpack_toolkit(environment, tmp_path / "mirror", tmp_path / "toolkit", package)
+    assert [path.name[:5] for path in flushed] == [".new-"]
 
 
 def test_another_package_is_another_toolkit(tmp_path: Path, environment: Environment, package: Path) -> None:

@@ -112,3 +112,36 @@ def test_another_directory_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(InstallationError, match="is no unpacked bundle"):
         move_over(newest, tmp_path / "mine")
+
+
+@pytest.mark.parametrize("path", ["ansible/inventory.yml", "ansible/secrets.yml", "ansible/roles/evil/tasks/main.yml"])
+@pytest.mark.parametrize("new", [False, True])
+def test_what_the_bundle_does_not_list_is_not_moved(unpacked: Path, tmp_path: Path, path: str, new: bool) -> None:
+    newest = write_bundle(tmp_path / ".new", wheel("c"), version="3")
+    (newest / path).parent.mkdir(parents=True, exist_ok=True)
+    (newest / path).write_bytes(b"evil")
+    destination = tmp_path / "fresh" if new else unpacked
+    before = tree(destination).get(path) if destination.exists() else None
+    move_over(newest, destination)
+    assert tree(destination).get(path) == before
+    assert read_manifest(destination).bundle_version == "3"
+    assert not newest.exists()
+
+
+def test_the_lists_are_moved_with_their_signature(unpacked: Path, tmp_path: Path) -> None:
+    newest = write_bundle(tmp_path / ".new", wheel("c"), version="3")
+    (newest / "SHA256SUMS.sig").write_bytes(b"signed")
+    lists = {name: (newest / name).read_bytes() for name in ("SHA256SUMS", "SHA256SUMS.sig", "manifest.json")}
+    move_over(newest, unpacked)
+    assert {name: (unpacked / name).read_bytes() for name in lists} == lists
+
+
+def test_a_directory_that_was_just_unpacked_has_nothing_else(unpacked: Path, site: Site, tmp_path: Path) -> None:
+    fresh = write_bundle(tmp_path / "fresh", wheel("b"), NEW, version="2")
+    assert verify_unpacked(fresh, site, just_unpacked=True) == verify_unpacked(fresh, site)
+    # An older bundle brought it, and so it may lie where that one was installed.
+    (fresh / "ansible/roles/old/tasks").mkdir(parents=True)
+    (fresh / "ansible/roles/old/tasks/main.yml").write_bytes(OLD["ansible/roles/old/tasks/main.yml"])
+    verify_unpacked(fresh, site)
+    with pytest.raises(VerificationError, match=r"roles/old/tasks/main\.yml should not be there"):
+        verify_unpacked(fresh, site, just_unpacked=True)

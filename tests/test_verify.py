@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from bundles import FILES, allow, listed, make_archive, make_key, unpack
 
-from airgap.errors import AirgapError, SignatureError, VerificationError
+from airgap.errors import AirgapError, ManifestError, SignatureError, VerificationError
 from airgap.hashing import sha256_of_bytes
 from airgap.signature import sign
-from airgap.verify import main, verify
+from airgap.verify import main, parse_checksums, verify
 
 WHEEL = "mirror/pypi/a-1-py3-none-any.whl"
 
@@ -92,6 +92,14 @@ def test_what_the_operator_adds_is_allowed(bundle: Path) -> None:
     verify(bundle)
 
 
+@pytest.mark.parametrize("path", ["ansible/inventory.yml", "ansible/secrets.yml", "ansible/main.retry"])
+def test_nobody_adds_to_a_directory_that_was_just_unpacked(bundle: Path, path: str) -> None:
+    assert verify(bundle, in_use=False).receipt == verify(bundle).receipt
+    (bundle / path).touch()
+    with pytest.raises(VerificationError, match=rf"{path} should not be there\. Carry it over again"):
+        verify(bundle, in_use=False)
+
+
 ACTION = "ansible/collections/ansible_collections/ansible/posix/plugins/action"
 
 
@@ -106,6 +114,16 @@ def test_compiled_plugins_are_named_and_not_trusted(tmp_path: Path, capsys: pyte
     assert verified.receipt == receipt
     assert main([str(bundle)]) == 0
     assert "left 1 compiled files, which nothing can check (ansible/collections/" in capsys.readouterr().err
+    with pytest.raises(VerificationError, match=r"synchronize\.cpython-311\.pyc should not be there"):
+        verify(bundle, in_use=False)
+
+
+def test_compiled_plugins_do_not_travel(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "a.tar.gz", FILES | {f"{ACTION}/synchronize.py": b""})
+    compiled = f"{ACTION}/__pycache__/synchronize.cpython-311.pyc"
+    with_member(archive, tarfile.TarInfo(f"pag-software-bundle/{compiled}"), b"code")
+    with pytest.raises(VerificationError, match=f"{compiled} should not be there"):
+        verify(archive)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +162,32 @@ def test_all_damage_is_named_at_once(bundle: Path) -> None:
     (bundle / "extra").touch()
     with pytest.raises(VerificationError, match=r"README.md is missing; .*whl is damaged; extra should not be there"):
         verify(bundle)
+
+
+def test_of_what_only_should_not_be_there_it_says_what_helps(bundle: Path) -> None:
+    (bundle / "extra").touch()
+    with pytest.raises(VerificationError, match=r"extra should not be there\. Remove .*, or unpack .* a new directory"):
+        verify(bundle)
+    flip(bundle)
+    with pytest.raises(VerificationError, match=r"extra should not be there\. Carry it over again\."):
+        verify(bundle)
+
+
+@pytest.mark.parametrize("character", ["\r", "\f", "\x0b", "\x1c", "\x85", "\u2028"])
+def test_lines_end_where_sha256sum_ends_them(character: str, tmp_path: Path) -> None:
+    name = f"flows/a{character}b"
+    content = f"{sha256_of_bytes(b'')}  {name}\n{'1' * 64}  other\n".encode()
+    assert parse_checksums(content, "x") == {name: sha256_of_bytes(b""), "other": "1" * 64}
+    (tmp_path / "flows").mkdir()
+    (tmp_path / name).touch()
+    command = ["sha256sum", "--check", "--strict", "--quiet"]
+    assert subprocess.run(command, cwd=tmp_path, input=content.partition(b"1" * 64)[0]).returncode == 0
+
+
+@pytest.mark.parametrize("content", [b"\n", b"\n\n", b"1" * 64 + b"  a\n\n", b"1" * 64 + b"  a\n" + b"2" * 64])
+def test_lines_that_are_no_checksums(content: bytes) -> None:
+    with pytest.raises(ManifestError, match=r"x/SHA256SUMS, line [12], is no checksum"):
+        parse_checksums(content, "x")
 
 
 @pytest.mark.parametrize("kept", [1_000, 50_000, -100, -4])
@@ -208,6 +252,9 @@ def link(name: str, kind: bytes) -> tarfile.TarInfo:
         (tarfile.TarInfo("elsewhere/evil"), "leaves pag-software-bundle/"),
         (tarfile.TarInfo("pag-software-bundle/extra"), "extra should not be there"),
         (tarfile.TarInfo("pag-software-bundle/README.md"), "README.md is there twice"),
+        (tarfile.TarInfo("pag-software-bundle/ansible/inventory.yml"), "inventory.yml should not be there.*Carry it"),
+        (tarfile.TarInfo("pag-software-bundle/ansible/secrets.yml"), "secrets.yml should not be there"),
+        (tarfile.TarInfo("pag-software-bundle/ansible/main.retry"), "main.retry should not be there"),
         (link("pag-software-bundle/link", tarfile.SYMTYPE), "link is no plain file"),
         (link("pag-software-bundle/hard", tarfile.LNKTYPE), "hard is no plain file"),
         (link("pag-software-bundle/device", tarfile.CHRTYPE), "device is no plain file"),

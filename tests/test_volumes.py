@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -133,6 +133,76 @@ def test_killed_while_names_are_given_there_is_no_index(tmp_path: Path, monkeypa
     monkeypatch.undo()
     write(tmp_path, b"b" * 250, 100)
     assert names(tmp_path) == [f"{NAME}.001", f"{NAME}.002", f"{NAME}.003", f"{NAME}.sha256", SCRIPT[0]]
+
+
+def test_a_plain_archive_takes_the_place_of_volumes(tmp_path: Path) -> None:
+    write(tmp_path, os.urandom(350), 100)
+    (tmp_path / "other.tar.gz.001").touch()
+    make_archive(tmp_path / NAME)
+    assert names(tmp_path) == [NAME, SCRIPT[0], "other.tar.gz.001"]
+
+
+def test_volumes_take_the_place_of_a_plain_archive(tmp_path: Path) -> None:
+    make_archive(tmp_path / NAME)
+    write(tmp_path, os.urandom(150), 100)
+    assert names(tmp_path) == [f"{NAME}.001", f"{NAME}.002", f"{NAME}.sha256", SCRIPT[0]]
+
+
+def test_a_checksum_beside_a_plain_archive_is_somebodys_own(tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.sha256").write_text(f"{'0' * 64}  {NAME}\n")
+    make_archive(tmp_path / NAME)
+    assert names(tmp_path) == [NAME, f"{NAME}.sha256"]
+
+
+def is_whole(directory: Path, plain: bool) -> bool:
+    try:
+        verify(directory / (NAME if plain else f"{NAME}.sha256"))
+    except VerificationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_killed_at_any_moment_the_old_or_the_new_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
+) -> None:
+    def build(directory: Path, plain: bool) -> None:
+        if plain:
+            make_archive(directory / NAME)
+        else:
+            write_volumes(directory / NAME, archive_blocks(make_entries()), 25_000, SCRIPT)
+
+    steps = 0
+    while True:
+        directory = tmp_path / str(steps)
+        build(directory, not plain)
+        child = os.fork()
+        if not child:
+            left = steps
+
+            def count(real: Callable[..., object]) -> Callable[..., object]:
+                def step(*arguments: object, **options: object) -> object:
+                    nonlocal left
+                    if not left:
+                        os._exit(9)
+                    left -= 1
+                    return real(*arguments, **options)
+
+                return step
+
+            monkeypatch.setattr(Path, "replace", count(Path.replace))
+            monkeypatch.setattr(Path, "unlink", count(Path.unlink))
+            build(directory, plain)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert is_whole(directory, plain=True) or is_whole(directory, plain=False)
+        if not status:
+            break
+        assert status == 9
+        steps += 1
+    assert steps >= 6
+    assert is_whole(directory, plain=plain)
+    assert not is_whole(directory, plain=not plain)
 
 
 def test_a_build_with_volumes_and_one_without_exclude_each_other(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,8 @@ _PACK = re.compile(r"packed-env\..+\.tar")
 _COLLECTIONS = "ansible/collections"
 # What names package servers; their passwords and tokens, which tools and authors leave in it, do not travel.
 _WITH_ADDRESSES = frozenset({"pixi.lock", "pixi.toml", "pyproject.toml", "requirements.in", "requirements.txt"})
+# Control characters, and Unicode's separators of lines and paragraphs.
+_UNWANTED_CATEGORIES = frozenset({"Cc", "Zl", "Zp"})
 _SKIPPED_SUFFIXES = (".pyc", ".retry", ".orig", ".rej", ".swp", "~")
 
 
@@ -65,6 +68,10 @@ def _tree(directory: Path, prefix: str, kind: Kind) -> Iterator[GeneratedFile]:
             continue
         if path.is_symlink():
             raise ResolutionError(f"{path} is a symbolic link, which a bundle cannot hold: put the file itself there.")
+        if any(unicodedata.category(character) in _UNWANTED_CATEGORIES for character in path.name):
+            raise ResolutionError(
+                f"{str(path)!r} has a control character in its name, which programs read as something else: rename it."
+            )
         if path.is_dir():
             yield from _tree(path, f"{prefix}/{path.name}", kind)
         else:

@@ -48,6 +48,22 @@ def test_links_are_refused(checkout: Path) -> None:
         list(checkout_files(checkout))
 
 
+@pytest.mark.parametrize("character", ["\n", "\r", "\f", "\x7f", "\x85", "\u2028", "\u2029"])
+@pytest.mark.parametrize("name", ["a{}b.csv", "a{}b/data.csv"])
+def test_control_characters_in_names_are_refused(tmp_path: Path, character: str, name: str) -> None:
+    path = tmp_path / "my-flow" / name.format(character)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with pytest.raises(ResolutionError, match=r"a\\.+b\S* has a control character in its name, .*: rename it\.$"):
+        list(flow_files(tmp_path / "my-flow"))
+
+
+def test_names_in_any_language_travel(tmp_path: Path) -> None:
+    (tmp_path / "my-flow").mkdir()
+    (tmp_path / "my-flow/größe 数据.csv").touch()
+    assert [file.path for file in flow_files(tmp_path / "my-flow")] == ["flows/my-flow/größe 数据.csv"]
+
+
 def test_locks_travel_without_the_credentials_that_were_left_in_them(tmp_path: Path) -> None:
     flow = tmp_path / "my-flow"
     flow.mkdir()
