@@ -23,6 +23,7 @@ from airgap.manifest import BUNDLE_DIRECTORY, CHECKSUMS_NAME, MANIFEST_NAME
 from airgap.output import partial_file, partial_path
 from airgap.read_ahead import read_ahead
 from airgap.signature import SIGNATURE_NAME
+from airgap.volumes import remove_volumes
 
 # 1980-01-01: the oldest time that zip can say, and one that tar does not call implausible as it does 1970's.
 FIXED_TIME = 315532800
@@ -83,8 +84,6 @@ def write_blocks(output: Path, blocks: Iterable[Pieces]) -> int:
     Volumes of an earlier build are removed after that, as they would be taken for this one's.
     Raises AirgapError when the place cannot be written to, and what *blocks* raise.
     """
-    from airgap.volumes import remove_volumes
-
     size = 0
     with partial_file(output) as stream:
         for block in blocks:

@@ -6,6 +6,7 @@ and root's where root runs this. Standard library only.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from pathlib import Path
@@ -83,12 +84,15 @@ def remove(path: Path, root: Path) -> None:
 
 
 def flush(directory: Path) -> None:
-    """Wait until what was written is on the disk, names in *directory* included."""
-    # Files that were linked were written by whoever unpacked them, so that all of the file system has to follow.
-    os.sync()
+    """Wait until what was written to the file system of *directory* is on the disk. Raises OSError."""
+    # All of it: files that were linked were written by whoever unpacked them. Not others (os.sync()): a node may have
+    # one over a network that does not answer.
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        library = ctypes.CDLL(None, use_errno=True)
+        if library.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(directory))
     finally:
         os.close(descriptor)
 

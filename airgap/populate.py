@@ -112,7 +112,8 @@ def finish(bundle: Path, site: Site, keep: int = KEPT_BUNDLES) -> int:
     The manifest is written last, when everything else is on the disk.
     """
     changed = _record(bundle, site)
-    flush(site.root)
+    for directory in (site.mirror, site.root):
+        flush(directory)
     changed += write(site.root / MANIFEST_NAME, (bundle / MANIFEST_NAME).read_bytes())
     flush(site.root)
     for old in site.kept()[: -max(1, keep)]:

@@ -64,9 +64,16 @@ class Survived(PlacedFlow):
 
 
 @pytest.fixture(scope="module")
-def flow(machines: Machines, api_of_module: PrefectApi) -> Iterator[Survived]:
+def api(machines: Machines, secrets: Secrets) -> Iterator[PrefectApi]:
+    """The server's API, for the whole module."""
+    with machines.tunnel() as port:
+        yield PrefectApi(f"http://localhost:{port}/api", secrets.basic_auth)
+
+
+@pytest.fixture(scope="module")
+def flow(machines: Machines, api: PrefectApi) -> Iterator[Survived]:
     """The flow, on one node: no other worker takes its runs."""
-    flow = Survived(machines, api_of_module, "survived", MAIN, "main.py:survive")
+    flow = Survived(machines, api, "survived", MAIN, "main.py:survive")
     others = [node for node in flow.nodes if node != NODE]
     for node in others:
         machines.ssh(node, f"sudo systemctl stop {WORKER}")
@@ -74,13 +81,6 @@ def flow(machines: Machines, api_of_module: PrefectApi) -> Iterator[Survived]:
         yield flow
     for node in others:
         machines.ssh(node, f"sudo systemctl start {WORKER}")
-
-
-@pytest.fixture(scope="module")
-def api_of_module(machines: Machines, secrets: Secrets) -> Iterator[PrefectApi]:
-    """The server's API, for the whole module."""
-    with machines.tunnel() as port:
-        yield PrefectApi(f"http://localhost:{port}/api", secrets.basic_auth)
 
 
 @pytest.fixture

@@ -76,12 +76,14 @@ def _run(
 
 
 def test_secrets_that_were_never_set_are_refused(tmp_path: Path) -> None:
-    status, output = _run(tmp_path, _inventory(), flow_users="eo-team")
+    inventory = _inventory(worker_gpu_ids="0,GPU-0a1b2c3d-4e5f,MIG-6a7b8c9d-0e1f")
+    status, output = _run(tmp_path, inventory, flow_users="eo-team")
     assert status != 0
     assert "flow_users is eo-team: write a list of Unix users" in output
     assert "secrets.yml: prefect_basic_auth_key still has the example's value" in output
     assert "secrets.yml: postgresql_password still has the example's value" in output
     assert "nothing is in the way" not in output
+    assert "worker_gpu_ids is" not in output
 
 
 def test_all_problems_come_in_one_report(tmp_path: Path) -> None:

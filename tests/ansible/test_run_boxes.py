@@ -109,9 +109,11 @@ def test_a_gpu_that_is_claimed_without_its_lock_is_refused(tmp_path: Path) -> No
     request = read_request([b"/tmp", b"--gpu=0", b"--", b"true"], [])
     with (tmp_path / "0.lock").open("w") as lock, (tmp_path / "1.lock").open("w") as other:
         broker.check_leases(request, [lock.fileno()], tmp_path)
-        for files in ([], [other.fileno()], [lock.fileno(), other.fileno()]):
-            with pytest.raises(broker.RefusedError, match="has not leased the GPUs 0"):
+        for files in ([], [other.fileno()], [1], [lock.fileno(), other.fileno()]):
+            with pytest.raises(broker.RefusedError, match="claims 0, and has not leased that"):
                 broker.check_leases(request, files, tmp_path)
+        with pytest.raises(broker.RefusedError, match="claims 0"):
+            broker.check_leases(request, [lock.fileno()], tmp_path / "elsewhere")
 
 
 def test_values_are_quoted_for_systemd() -> None:

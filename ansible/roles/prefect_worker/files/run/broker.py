@@ -98,9 +98,19 @@ def check_peer(connection: socket.socket, node: Node, processes: Path = Path("/p
 
 def check_leases(request: Request, locks: Sequence[int], directory: Path = LOCKS) -> None:
     """Raise RefusedError unless the descriptors are those of the locks of the GPUs that are claimed."""
-    claimed = [str(directory / f"{gpu}.lock") for gpu in request.gpus]
-    if claimed != [str(Path(f"/proc/self/fd/{descriptor}").readlink()) for descriptor in locks]:
-        raise RefusedError(f"The run was not started: it has not leased the GPUs {', '.join(request.gpus)}.")
+    claimed = [directory / f"{gpu}.lock" for gpu in request.gpus]
+    if len(claimed) != len(locks) or not all(map(_is_same, claimed, locks)):
+        raise RefusedError(
+            f"The run was not started: it claims {', '.join(request.gpus) or 'no GPU'}, and has not leased that; GPUs "
+            "are asked for with the job variable gpus alone."
+        )
+
+
+def _is_same(file: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(file.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def closed_devices(node: Node, request: Request, errors: int) -> tuple[str, ...]:

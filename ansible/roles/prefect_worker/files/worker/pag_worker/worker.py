@@ -41,7 +41,7 @@ _REPORT_SECONDS = 10.0
 _NO_ANSWER = (httpx.TransportError, httpx.HTTPStatusError, TimeoutError)
 _NOT_STARTED = f"{LOST}the run was not started"
 """How the message begins of a run that the node could not start, for no fault of the run's."""
-_SICK_SECONDS = 60.0
+_REST_SECONDS = 60.0
 """How long a node takes no runs after that: others may be well."""
 
 
@@ -76,7 +76,7 @@ class DrainingWorker(ProcessWorker):
         self.record, self.reports, self.holds = record, reports, holds
         self._stop_seconds = stop_seconds
         keep_flows_out()
-        self._sick_until = 0.0
+        self._rests_until = 0.0
         self._stopping: float | None = None
         self._ending: str | None = None
         self._beginnings: set[asyncio.Future[None]] = set()
@@ -89,7 +89,7 @@ class DrainingWorker(ProcessWorker):
 
     async def get_and_submit_flow_runs(self) -> list[Any]:
         """Take the runs that are due, unless something keeps the worker from it."""
-        reason = "it is about to stop" if self._stopping is not None else self.holds.reason() or self._illness()
+        reason = "it is about to stop" if self._stopping is not None else self.holds.reason() or self._why_not_here()
         if reason:
             self._say(f"The worker takes no runs: {reason}.")
         if reason or self._work_pool is None:
@@ -115,9 +115,9 @@ class DrainingWorker(ProcessWorker):
         except Exception as error:
             self._say_what_went_wrong(error)
 
-    def _illness(self) -> str | None:
+    def _why_not_here(self) -> str | None:
         """Return why the node cannot have runs now, None when it can."""
-        if time.monotonic() < self._sick_until:
+        if time.monotonic() < self._rests_until:
             return "this node could not start the last one: see that run's message"
         try:
             self.record.probe()
@@ -144,12 +144,20 @@ class DrainingWorker(ProcessWorker):
             await super()._submit_run(flow_run)
         except Exception as error:  # whatever it is, the other runs go on
             print(f"The run {flow_run.id} could not be taken: {_in_words(error)}", flush=True)
-            self._submitting_flow_run_ids.discard(flow_run.id)
-            with contextlib.suppress(RuntimeError):
-                self._release_limit_slot(flow_run.id)
+            self._give_back(flow_run.id)
         # Somebody else has it, or it could not be started.
         if str(flow_run.id) not in self._executing:
             self._ended(str(flow_run.id))
+
+    def _give_back(self, run: Any) -> None:
+        """Make room for another run, and have the next round tell what has become of this one: it may be Pending."""
+        if str(run) in self._executing:
+            return
+        self._submitting_flow_run_ids.discard(run)
+        # Prefect may have released it already.
+        with contextlib.suppress(RuntimeError):
+            self._release_limit_slot(run)
+        self._keep(self.record.lose, str(run))
 
     async def _submit_run_and_capture_errors(self, flow_run: Any, task_status: Any = None) -> Any:
         self._executing.add(str(flow_run.id))
@@ -171,7 +179,7 @@ class DrainingWorker(ProcessWorker):
         def seen(pid: int) -> None:
             try:
                 self.record.started(str(flow_run.id), pid)
-            except OSError as error:  # the run goes on; nobody else vouches for it
+            except OSError as error:  # it goes on; when it is not vouched for in time, the server gives it up
                 print(f"The process of the run {flow_run.id} could not be recorded: {error}", flush=True)
             beginning = asyncio.ensure_future(self._begin(flow_run))
             self._beginnings.add(beginning)
@@ -202,7 +210,7 @@ class DrainingWorker(ProcessWorker):
         """See to it that a run whose process has ended is not under way any more."""
         why = self._keep(self.record.take_end, run)
         if why is not None and why.startswith(_NOT_STARTED):
-            self._sick_until = time.monotonic() + _SICK_SECONDS
+            self._rests_until = time.monotonic() + _REST_SECONDS
         why = self._ending or why
         message = why or f"{LOST}its process ended with status {status}, and it could report no state."
         try:
@@ -292,7 +300,7 @@ class DrainingWorker(ProcessWorker):
         if isinstance(error, _NO_ANSWER):
             self._say(f"The worker waits for the Prefect server: {_in_words(error)}.")
         else:
-            self._say(f"The worker could not take runs, and tries it again: {type(error).__name__}: {_in_words(error)}")
+            self._say(f"What the worker asked the server for failed: {type(error).__name__}: {_in_words(error)}.")
 
     def _say(self, sentence: str) -> None:
         """Print a sentence when it is not the one that was printed last."""
