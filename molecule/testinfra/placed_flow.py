@@ -49,6 +49,8 @@ class PlacedFlow:
             "work_pool_name": self.work_pool,
             "entrypoint": self.entrypoint,
             "path": self.place,
+            # Prefect 3.4 takes parameters only with a schema.
+            "parameter_openapi_schema": {"type": "object", "properties": {}},
             "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": self.place}}],
             "job_variables": {
                 "command": "/opt/prefect/pixi-env/run python -m prefect.engine",

@@ -25,11 +25,15 @@ if "pag_worker" in sys.modules:
 from prefect import flow
 
 
-def hook(flow, flow_run, state):
-    pass
+def cancelled(flow, flow_run, state):
+    assert os.environ["HOME"].startswith("/opt/prefect/runs/"), "This hook has no box."
 
 
-@flow(name="survived", log_prints=True, on_cancellation=[hook], on_crashed=[hook])
+async def crashed(flow, flow_run, state):
+    assert os.environ["HOME"].startswith("/opt/prefect/runs/"), "This hook has no box."
+
+
+@flow(name="survived", log_prints=True, on_cancellation=[cancelled], on_crashed=[crashed])
 def survive(seconds: float = 0, kill: bool = False) -> None:
     seen = {name: os.environ.get(name) for name in ("PAG_GPU_LEASE", "LD_LIBRARY_PATH")}
     print(f"The run sees {seen}.")
@@ -106,12 +110,17 @@ def test_no_flow_is_imported_into_it(flow: Survived) -> None:
 
 
 @pytest.mark.usefixtures("beside")
-def test_hooks_run_in_the_run_that_was_cancelled(flow: Survived) -> None:
+def test_hooks_are_called_in_boxes_of_their_own(flow: Survived) -> None:
     run = flow.start(3600)
     flow.wait_for(run, "Running")
     flow.cancel(run)
-    # The worker has no code of it.
-    expect_in_log(flow.api, run, "Hook 'hook' finished running successfully")
+    log = expect_in_log(flow.api, run, "Hook 'cancelled' finished running successfully")
+    assert "'crashed'" not in log
+    # Nobody is left in its own box to call any.
+    killed = flow.start_with({"kill": True})
+    flow.wait_for(killed, "Crashed")
+    log = expect_in_log(flow.api, killed, "Hook 'crashed' finished running successfully")
+    assert "'cancelled'" not in log
 
 
 @pytest.mark.usefixtures("beside")

@@ -94,7 +94,6 @@ def test_the_environment_is_what_the_worker_gives_without_its_own() -> None:
         "HOME": home,
         "PREFECT_HOME": f"{home}/.prefect",
         "PREFECT_LOCAL_STORAGE_PATH": "/opt/prefect/storage/demo2",
-        "PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS": "true",
     }
 
 

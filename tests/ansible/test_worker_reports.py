@@ -279,6 +279,15 @@ def test_a_lost_run_that_was_being_cancelled_is_cancelled(server: FakeServer, re
     assert server.runs["a"]["state_type"] == "CANCELLED"
 
 
+def test_a_cancelled_run_whose_hooks_are_called_is_left_alone(
+    server: FakeServer, reports: Reports, record: Record
+) -> None:
+    server.add("a", "CANCELLING")
+    _lost(record, "a")
+    survey(record, reports, "node-1", {"a"})
+    assert (server.runs["a"]["state_type"], [entry.id for entry in record.lost()]) == ("CANCELLING", ["a"])
+
+
 @pytest.mark.parametrize(
     "fields",
     [

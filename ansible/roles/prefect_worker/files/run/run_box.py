@@ -146,8 +146,6 @@ def environment_of(box: Box, given: Mapping[str, str]) -> dict[str, str]:
     meant = {name.removeprefix(_PREFIX): value for name, value in sorted(given.items())}
     kept = {name: value for name, value in meant.items() if name not in _WORKERS_OWN and _VARIABLE.fullmatch(name)}
     own = {"HOME": str(box.home), "PREFECT_HOME": str(box.home / ".prefect")}
-    # Hooks are the flow's code, so they run here; the worker imports none of it.
-    own["PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS"] = "true"
     return {"PREFECT_LOCAL_STORAGE_PATH": str(box.results)} | kept | own
 
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from run_limits import NAMES
 
-from pag_worker import gpus
+from pag_worker import gpus, hooks
 
 _CLIENT = ("/usr/bin/python3", "-E", "-s", "-S", "-B", "/usr/local/lib/pag-run/client.py")
 # What the dynamic linker and the C library take from the environment: what starts the run in the worker, and what
@@ -22,6 +22,8 @@ _PREFIX = "PAG_RUN_"
 _WORKERS_OWN = ("PAG_GPU_LEASE", "STATE_DIRECTORY")
 # As Prefect names it on what a worker starts.
 _FLOW_LABEL = "prefect.io/flow-name"
+_HOOKS_SECONDS = 300
+"""How long the hooks of a run may take together."""
 
 
 class BoxVariables(ProcessVariables):
@@ -46,28 +48,45 @@ class BoxConfiguration(ProcessJobConfiguration):
     gpus: int = Field(default=1, ge=0)
     flow_user: str | None = Field(default=None)
 
+    _hooks: str | None = PrivateAttr(default=None)
+
     def prepare_for_flow_run(self, flow_run: Any, *arguments: Any, **named: Any) -> None:
         """Have the run started in a box."""
         super().prepare_for_flow_run(flow_run, *arguments, **named)
-        wrappers = [*self._lease(), self._client(flow_run)]
-        self.command = compose(self.command or "python -m prefect.engine", wrappers)
+        engine = shlex.split(self.command or "python -m prefect.engine")
+        limits = {name: getattr(self, name) for name in NAMES}
+        self.command = compose(engine, [*self._lease(self.gpus), self._client(str(flow_run.id), flow_run.name, limits)])
+        calling = hooks.command_for(engine)
+        if calling is not None:
+            client = self._client(
+                hooks_of(flow_run), f"hooks of {flow_run.name}", limits | {"time_max": _HOOKS_SECONDS}
+            )
+            self._hooks = compose(calling, [*self._lease(0), client])
         # Prefect 3.8 takes the command for its own otherwise, and leaves it out.
         self._command_configured = True
         self.env = for_the_run(self.env)
 
-    def _client(self, flow_run: Any) -> list[str]:
+    def hooks_command(self, kind: str) -> list[str] | None:
+        """Return the command that calls the flow's hooks, of the kind ``cancellation`` or ``crashed``, in a box."""
+        return None if self._hooks is None else [*shlex.split(self._hooks), kind]
+
+    def _client(self, run: str, name: str, limits: Mapping[str, Any]) -> list[str]:
         """Return the command that stands for the run in the worker."""
         flow = (self.labels or {}).get(_FLOW_LABEL) or ""
-        limits = {name: getattr(self, name) for name in NAMES}
-        given = [f"--limit={name}={value}" for name, value in limits.items() if value not in (None, "")]
+        given = [f"--limit={key}={value}" for key, value in limits.items() if value not in (None, "")]
         user = [f"--user={self.flow_user}"] if self.flow_user else []
-        return [*_CLIENT, f"--run={flow_run.id}", f"--name={flow_run.name}", f"--flow={flow}", *user, *given]
+        return [*_CLIENT, f"--run={run}", f"--name={name}", f"--flow={flow}", *user, *given]
 
-    def _lease(self) -> list[list[str]]:
-        """Return what takes the run's GPUs, before its box is asked for."""
+    def _lease(self, count: int) -> list[list[str]]:
+        """Return what takes so many GPUs, before the box is asked for."""
         ids = os.environ.get("WORKER_GPU_IDS")
         # A worker without GPUs hides those of its node by its own environment.
-        return [] if ids is None else [gpus.wrapper(ids.split(","), self.gpus)]
+        return [] if ids is None else [gpus.wrapper(ids.split(","), count)]
+
+
+def hooks_of(flow_run: Any) -> str:
+    """Return what the hooks of a run are called where runs have their ids."""
+    return f"{flow_run.id}-hooks"
 
 
 def for_the_run(env: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,9 +98,9 @@ def for_the_run(env: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def compose(command: str, wrappers: Sequence[Sequence[str]]) -> str:
+def compose(command: Sequence[str], wrappers: Sequence[Sequence[str]]) -> str:
     """Return *command* in its *wrappers*, the outermost first: each is a command that runs what comes after ``--``."""
-    parts = shlex.split(command)
+    parts = list(command)
     for wrapper in reversed(wrappers):
         parts = [*wrapper, "--", *parts]
     return shlex.join(parts)

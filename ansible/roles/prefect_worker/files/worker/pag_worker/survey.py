@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from pag_worker.reports import LOST, given_up, is_living
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from pag_worker.reports import Reports, Run
 
 
-def survey(record: Record, reports: Reports, worker: str) -> list[Entry]:
-    """Vouch for the runs that are under way and report those that were lost.
+def survey(record: Record, reports: Reports, worker: str, about_to_end: Collection[str] = frozenset()) -> list[Entry]:
+    """Vouch for the runs that are under way and report those that were lost, save those *about_to_end*.
 
     Returns the runs that another worker has meanwhile: their processes here are to be ended. Raises PrefectApiError;
     what was not reported is tried again in the next round.
     """
-    under_way, lost = record.under_way(), record.lost()
+    under_way = record.under_way()
+    lost = [entry for entry in record.lost() if entry.id not in about_to_end]
     if not under_way and not lost:
         return []
     known = reports.runs(entry.id for entry in [*under_way, *lost])

@@ -17,8 +17,8 @@ import anyio
 import httpx
 from prefect.workers.process import ProcessWorker
 
-from pag_worker.boxes import BoxConfiguration, BoxVariables
-from pag_worker.hooks import keep_flows_out
+from pag_worker.boxes import BoxConfiguration, BoxVariables, hooks_of
+from pag_worker.hooks import keep_flows_out, run_to_its_end
 from pag_worker.reports import LOST
 from pag_worker.survey import survey
 
@@ -39,8 +39,11 @@ _GRACE_SECONDS = 10.0
 _REPORT_SECONDS = 10.0
 """How long Prefect may take to report the ends of processes."""
 _NO_ANSWER = (httpx.TransportError, httpx.HTTPStatusError, TimeoutError)
-_NOT_STARTED = f"{LOST}the run was not started"
+_NOT_STARTED = "the run was not started"
+_COULD_NOT = f"{LOST}{_NOT_STARTED}"
 """How the message begins of a run that the node could not start, for no fault of the run's."""
+_KEPT_SECONDS = 60.0
+"""How long it is known what a run was started with after it has ended: Prefect may call its hooks then."""
 _REST_SECONDS = 60.0
 """How long a node takes no runs after that: others may be well."""
 
@@ -75,7 +78,9 @@ class DrainingWorker(ProcessWorker):
         """Give the worker its files and its view of the server; *stop_seconds* is what its runs get at a stop."""
         self.record, self.reports, self.holds = record, reports, holds
         self._stop_seconds = stop_seconds
-        keep_flows_out()
+        keep_flows_out(self._call_hooks)
+        self._started_with: dict[str, BoxConfiguration] = {}
+        self._calling_hooks: set[str] = set()
         self._rests_until = 0.0
         self._stopping: float | None = None
         self._ending: str | None = None
@@ -185,6 +190,7 @@ class DrainingWorker(ProcessWorker):
             self._beginnings.add(beginning)
             beginning.add_done_callback(self._beginnings.discard)
 
+        self._started_with[str(flow_run.id)] = configuration
         return await super().run(flow_run, configuration, _Started(task_status, seen))
 
     async def _begin(self, flow_run: Any) -> None:
@@ -194,9 +200,45 @@ class DrainingWorker(ProcessWorker):
         except Exception as error:  # whatever it is, the run goes on, and has its turn too
             print(f"The run {flow_run.id} could not be vouched for yet: {error}", flush=True)
 
+    async def _call_hooks(self, flow_run: Any, state: Any) -> None:
+        """Have the hooks of a run that crashed or was cancelled called in a box, and wait for their end."""
+        run = str(flow_run.id)
+        self._calling_hooks.add(run)
+        try:
+            if state.is_crashed():
+                # They are to see why.
+                await self._settle(run, None)
+            await self._call_hooks_of(flow_run, "crashed" if state.is_crashed() else "cancellation")
+        except Exception as error:  # whatever it is, the other runs go on
+            print(f"The hooks of the run {run} could not be called: {_in_words(error)}", flush=True)
+        finally:
+            self._calling_hooks.discard(run)
+            self._wake.set()
+
+    async def _call_hooks_of(self, flow_run: Any, kind: str) -> None:
+        run = str(flow_run.id)
+        configuration = self._started_with.get(run)
+        command = None if configuration is None else configuration.hooks_command(kind)
+        if configuration is None or command is None:
+            return
+        given = {**configuration.env, "PREFECT__FLOW_RUN_ID": run}
+        # Where there is none, its home in the box is.
+        directory = configuration.working_dir or "/tmp"  # noqa: S108
+        status = await run_to_its_end(command, directory, given, show=configuration.stream_output)
+        why = self._keep(self.record.take_end, hooks_of(flow_run))
+        if status:
+            message = f"The hooks of this run did not all come to their end: {why or f'status {status}'}"
+            await asyncio.to_thread(self.reports.log, {"id": run}, message)
+
     def _ended(self, run: str) -> None:
+        asyncio.get_running_loop().call_later(_KEPT_SECONDS, self._forget, run, self._started_with.get(run))
         self._keep(self.record.end, run)
         self._wake.set()
+
+    def _forget(self, run: str, configuration: BoxConfiguration | None) -> None:
+        """Forget what a run was started with, unless it was started again."""
+        if self._started_with.get(run) is configuration:
+            self._started_with.pop(run, None)
 
     def _keep(self, change: Callable[[str], Any], run: str) -> Any:
         """Change the record of a run and return what that says; None where the disk does not let it."""
@@ -209,7 +251,9 @@ class DrainingWorker(ProcessWorker):
     async def _settle(self, run: str, status: int | None) -> None:
         """See to it that a run whose process has ended is not under way any more."""
         why = self._keep(self.record.take_end, run)
-        if why is not None and why.startswith(_NOT_STARTED):
+        if why is not None and _NOT_STARTED in why.lower():
+            self._started_with.pop(run, None)  # nothing of its flow has run: no hooks are called
+        if why is not None and why.startswith(_COULD_NOT):
             self._rests_until = time.monotonic() + _REST_SECONDS
         why = self._ending or why
         message = why or f"{LOST}its process ended with status {status}, and it could report no state."
@@ -233,7 +277,9 @@ class DrainingWorker(ProcessWorker):
         """Vouch for the runs, and report those that were lost, until cancelled."""
         while True:
             try:
-                foreign = await asyncio.to_thread(survey, self.record, self.reports, self.name)
+                foreign = await asyncio.to_thread(
+                    survey, self.record, self.reports, self.name, frozenset(self._calling_hooks)
+                )
             except Exception as error:  # whatever it is, the runs go on
                 print(f"The worker's runs could not be vouched for: {error}", flush=True)
             else:
@@ -273,7 +319,8 @@ class DrainingWorker(ProcessWorker):
 
     def _has_to_wait(self, stopping: float) -> bool:
         """Whether there is something to wait for still."""
-        return bool(self.record.under_way()) and time.monotonic() - stopping < self._stop_seconds
+        under_way = bool(self.record.under_way() or self._calling_hooks)
+        return under_way and time.monotonic() - stopping < self._stop_seconds
 
     async def _end_runs(self, reason: str) -> None:
         """End the processes of all runs, and see to it that each run has a state that says why."""
