@@ -25,6 +25,7 @@ readonly here
 bundle=$here
 changed=no
 lock=
+site=
 others=()
 directories=()
 just_unpacked=()
@@ -144,8 +145,9 @@ unpack_volumes() {
     just_unpacked=(--just-unpacked)
     check
     wait_for_lock
+    hold_site
     bundle_python airgap.controller move "$part" "$destination" > /dev/null || exit 1
-    exec {hold}<&-
+    exec {hold}<&- {site}<&-
     exec bash "$destination/install-pag-controller.sh" "${others[@]/#/--with=}"
 }
 
@@ -218,6 +220,15 @@ wait_for_lock() {
     exec {other}<&-
 }
 
+# Keeps playbooks from starting, and does not change what one is reading: they lock the same directory
+# (ansible/callback_plugins/site_lock.py). For a moment it may still be with what an interrupted installation left running.
+hold_site() {
+    local place=$root
+    [[ -d $root ]] || place=/dev/null
+    exec {site}< "$place"
+    flock --wait 5 "$site" || fail "a playbook is at work on this site: wait until it has ended, and run this again; nothing was changed."
+}
+
 # Notes whether a command that prints its number of changes changed anything.
 count() {
     local number
@@ -234,9 +245,9 @@ count_json() {
 
 install_packages() {
     local result
-    # Without the lock, which a service that a package starts would never give back.
+    # Without the locks, which a service that a package starts would never give back.
     result=$(cd -- "$bundle/ansible/module_utils" && "$python" -B mirror_apt.py \
-        --directory "$root/mirror/apt/$target" rsync openssh-client sshpass {lock}>&-) \
+        --directory "$root/mirror/apt/$target" rsync openssh-client sshpass {lock}>&- {site}<&-) \
         || fail "the packages of this host are as apt left them; see above."
     [[ -z $result ]] || changed=yes
 }
@@ -314,6 +325,13 @@ say_what_next() {
         printf '\nThis host is the controller now.\n'
     fi
     printf '\nNext:\n    cd %s/ansible\n' "$bundle"
+    if [[ -e $bundle/ansible/inventory.yml && -e $bundle/ansible/secrets.yml ]]; then
+        cat << 'NEXT'
+    ansible-playbook -i inventory.yml upgrade.yml     # where a cluster runs: node by node, with the runs under way
+    ansible-playbook -i inventory.yml main.yml        # where none does yet
+NEXT
+        return
+    fi
     # Not over an inventory and secrets that are there.
     [[ -e $bundle/ansible/inventory.yml ]] || echo "    cp inventory.yml.example inventory.yml        # edit: your nodes"
     if [[ ! -e $bundle/ansible/secrets.yml ]]; then
@@ -321,6 +339,7 @@ say_what_next() {
         echo "    ansible-vault encrypt secrets.yml             # later: ansible-vault edit secrets.yml"
     fi
     cat << 'NEXT'
+    ansible-playbook -i inventory.yml ssh-hosts.yml   # compare the fingerprints
     ansible all -i inventory.yml -m ping
     ansible-playbook -i inventory.yml main.yml --tags prefect-server
     ansible-playbook -i inventory.yml main.yml --tags prefect-worker
@@ -330,6 +349,7 @@ NEXT
 install_bundle() {
     become_root
     hold_lock
+    hold_site
     check
     step "installing packages below $root"
     count controller populate

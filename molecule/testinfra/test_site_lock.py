@@ -84,6 +84,16 @@ def test_the_second_operator_is_told_who_is_first(machines: Machines, first: Fir
     assert "TASK" in checked.output
 
 
+def test_no_bundle_is_installed_under_a_playbook(machines: Machines, first: First) -> None:
+    look = "sha256sum /opt/pag/manifest.json; ls -l --time-style=full-iso /opt/pag"
+    before = machines.ssh(CONTROLLER, look)
+    command = "bash pag-software-bundle/install-pag-controller.sh 2>&1; echo $?"
+    *_, said, status = machines.ssh(CONTROLLER, command).splitlines()
+    assert (status, said[:47]) == ("1", "error: a playbook is at work on this site: wait")
+    assert machines.ssh(CONTROLLER, look) == before
+    assert first.process.poll() is None
+
+
 def test_the_second_operator_can_wait(machines: Machines, first: First, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as stream:
