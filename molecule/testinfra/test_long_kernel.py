@@ -88,7 +88,11 @@ def look():
     Path(os.environ["PREFECT_LOCAL_STORAGE_PATH"], "seen.json").write_text(json.dumps(seen))
 
 
-@flow(name="limited", log_prints=True)
+def tell(flow, flow_run, state):
+    Path(os.environ["PREFECT_LOCAL_STORAGE_PATH"], str(flow_run.id)).write_text(state.message)
+
+
+@flow(name="limited", log_prints=True, on_crashed=[tell])
 def work(does: str) -> None:
     exec(HOG) if does == "memory" else globals()[does]()
 '''
@@ -192,8 +196,16 @@ def test_a_run_without_memory_is_ended_alone_and_says_so(
     does: str, limited: Limited, neighbour: str, worker: Host, swap: None
 ) -> None:
     run = limited.start(does, memory_max="300M")
-    limited.crashed(run, "Out of memory: the run used more than memory_max=300M.")
+    expected = "Out of memory: the run used more than memory_max=300M."
+    limited.crashed(run, expected)
     assert _kernel_killed(worker, run)
+    # Its hooks are called all the same, and told.
+    told = worker.file(f"/opt/prefect/storage/limited/{run}")
+    deadline = time.monotonic() + 300
+    while not (told.exists and told.content_string):
+        assert time.monotonic() < deadline, limited.api.logs(run)
+        time.sleep(1)
+    assert told.content_string == expected
     # Of 512 MB, of which the machine itself may have taken some.
     assert int(worker.check_output("awk '/SwapFree/ {print $2}' /proc/meminfo")) > 400_000
 
