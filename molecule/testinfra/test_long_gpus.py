@@ -115,6 +115,8 @@ def test_every_run_ended_as_it_should(api: PrefectApi, ended: tuple[list[dict[st
         hit = any(kill.explains(run["id"], worker_of(run), min(times), max(times)) for kill in kills.done)
         if run["state_type"] != "COMPLETED" and not (hit and run["state"]["message"]):
             unexplained.append((run["id"], worker_of(run), run["state"]))
+            had = [(state["timestamp"], state["name"], state["message"]) for state in states]
+            report(f"{run['id']} of {worker_of(run)}, which nothing explains, had the states {had}")
     assert unexplained == []
 
 
