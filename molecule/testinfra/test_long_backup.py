@@ -123,10 +123,9 @@ def test_a_restoration_that_is_killed_goes_on(machines: Machines, secrets: Secre
         )
         look = f"sudo bash -c {shlex.quote(f'if {moment}; then echo reached; fi')}"
         # One that goes on where the last was killed may be past that, and ends by itself.
-        while process.poll() is None:
-            if "reached" in machines.ssh(SERVER, look):
-                killed += 1
-                break
+        while process.poll() is None and "reached" not in machines.ssh(SERVER, look):
+            pass
+        killed += process.poll() is None
         machines.ssh(CONTROLLER, "pkill -9 -x ansible-playboo", check=False)
         # What it had started on the server dies as well.
         machines.ssh(SERVER, "sudo pkill -9 -x pg_restore; sudo pkill -9 -f '^/usr/bin/python3$'", check=False)
